@@ -1,0 +1,1 @@
+"""Plans: what a pipeline means (`logical`) and what the runtime executes (`physical`)."""
