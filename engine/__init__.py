@@ -1,0 +1,42 @@
+"""DataFlare: record-level Python functions over columnar data, compiled, fused and streamed.
+
+``import dataflare as flare`` gives the whole public API. It is lazy (PEP 562): a name is imported from its module at
+its first use, so the import itself loads no NumPy, PyArrow, Numba, LLVM, Polars or actor library.
+
+Covers only the list of exports; each name is defined and documented in the module that the table below names.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dataflare.batch import SharedDataBatch
+
+__all__ = [
+    "SharedDataBatch",
+    "__version__",
+]
+
+__version__ = "0.1.0.dev0"
+
+# Where each public name lives. A test keeps this table, the imports above and __all__ equal.
+_MODULES = {
+    "SharedDataBatch": "dataflare.batch",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        module_name = _MODULES.get(name)
+        if module_name is None:
+            message = f"module 'dataflare' has no attribute {name!r}"
+            raise AttributeError(message)
+        from importlib import import_module
+
+        value = getattr(import_module(module_name), name)
+        globals()[name] = value  # the next access does not come here
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted(__all__)
