@@ -12,9 +12,41 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dataflare.batch import SharedDataBatch
+    from dataflare.kernels.errors import (
+        ColumnNotFoundError,
+        CompileError,
+        DataError,
+        DataFlareError,
+        DeviceUnavailableError,
+        MemoryLimitError,
+        OptionError,
+        OutputExistsError,
+        PlanError,
+        ReadError,
+        RunCancelledError,
+        RunError,
+        SchemaError,
+        SchemaMismatchError,
+        SinkError,
+    )
 
 __all__ = [
+    "ColumnNotFoundError",
+    "CompileError",
+    "DataError",
+    "DataFlareError",
+    "DeviceUnavailableError",
+    "MemoryLimitError",
+    "OptionError",
+    "OutputExistsError",
+    "PlanError",
+    "ReadError",
+    "RunCancelledError",
+    "RunError",
+    "SchemaError",
+    "SchemaMismatchError",
     "SharedDataBatch",
+    "SinkError",
     "__version__",
 ]
 
@@ -22,7 +54,22 @@ __version__ = "0.1.0.dev0"
 
 # Where each public name lives. A test keeps this table, the imports above and __all__ equal.
 _MODULES = {
+    "ColumnNotFoundError": "dataflare.kernels.errors",
+    "CompileError": "dataflare.kernels.errors",
+    "DataError": "dataflare.kernels.errors",
+    "DataFlareError": "dataflare.kernels.errors",
+    "DeviceUnavailableError": "dataflare.kernels.errors",
+    "MemoryLimitError": "dataflare.kernels.errors",
+    "OptionError": "dataflare.kernels.errors",
+    "OutputExistsError": "dataflare.kernels.errors",
+    "PlanError": "dataflare.kernels.errors",
+    "ReadError": "dataflare.kernels.errors",
+    "RunCancelledError": "dataflare.kernels.errors",
+    "RunError": "dataflare.kernels.errors",
+    "SchemaError": "dataflare.kernels.errors",
+    "SchemaMismatchError": "dataflare.kernels.errors",
     "SharedDataBatch": "dataflare.batch",
+    "SinkError": "dataflare.kernels.errors",
 }
 
 if not TYPE_CHECKING:
