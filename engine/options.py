@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 from dataflare.kernels.errors import DeviceUnavailableError, OptionError, nearest
 
 if TYPE_CHECKING:
-    from dataflare.control import AdaptiveBatchingConfig, CreditConfig
+    from dataflare.control.batching import AdaptiveBatchingConfig
+    from dataflare.control.credits import CreditConfig
 
 __all__ = ["ProgressOption", "RunOptionArguments", "RunOptions", "parse_bytes"]
 
@@ -279,7 +280,8 @@ def _check_count(name: str, value: object) -> None:
 
 
 def _check_control(batching: object, backpressure: object) -> None:
-    from dataflare.control import AdaptiveBatchingConfig, CreditConfig
+    from dataflare.control.batching import AdaptiveBatchingConfig
+    from dataflare.control.credits import CreditConfig
 
     if batching is not None and not isinstance(batching, AdaptiveBatchingConfig):
         raise OptionError(f"batching must be an AdaptiveBatchingConfig, not {batching!r}.")
