@@ -1,0 +1,178 @@
+"""AdaptiveBatcher: finds the batch size of one task by itself.
+
+Covers the configuration, the bounds and thread safety. The strategies are in ``strategies``, the measurements
+in ``metrics``, sizes kept between runs in ``remembered``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+from dataflare.control.checks import require_integer, require_number
+from dataflare.control.clock import Clock, Duration, to_seconds
+from dataflare.control.metrics import BatchingMetrics
+from dataflare.control.strategies import STRATEGIES
+from dataflare.kernels.errors import OptionError, nearest
+
+__all__ = ["AdaptiveBatcher", "AdaptiveBatchingConfig"]
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveBatchingConfig:
+    """How the batch size is found; every field has a default that needs no thought.
+
+    Parameters
+    ----------
+    initial_size
+        Rows of the first batches.
+    min_size, max_size
+        Bounds of the size, in rows.
+    throughput_target
+        Rows per second that are enough ("proportional" only); None for as many as possible.
+    latency_target_ms
+        Milliseconds that one batch may take.
+    adaptation_rate
+        Share of the way to a new size that "proportional" goes at once; twice the decrease of "aimd". In (0,
+        1].
+    evaluation_interval
+        Seconds, or a timedelta, between two evaluations ("proportional") or two probes ("knee").
+    stability_threshold
+        Batches that an evaluation must rest on.
+    strategy
+        "knee", "proportional" (the Rust rule), "aimd" or "fixed".
+
+    Raises
+    ------
+    OptionError
+        A field is out of range; the message names the field and the range.
+    """
+
+    initial_size: int = 1000
+    min_size: int = 100
+    max_size: int = 4_194_304
+    throughput_target: float | None = None
+    latency_target_ms: float = 50.0
+    adaptation_rate: float = 0.2
+    evaluation_interval: float | timedelta = 5.0
+    stability_threshold: int = 10
+    strategy: Literal["knee", "proportional", "aimd", "fixed"] = "knee"
+    evaluation_interval_s: float = field(init=False, repr=False, compare=False)
+    latency_target_s: float = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        owner = "AdaptiveBatchingConfig"
+        require_integer(owner, "min_size", self.min_size, 1)
+        require_integer(owner, "max_size", self.max_size, self.min_size)
+        require_integer(owner, "initial_size", self.initial_size, self.min_size, self.max_size)
+        if self.throughput_target is not None:
+            require_number(owner, "throughput_target", self.throughput_target, 0.0, open_low=True)
+        require_number(owner, "latency_target_ms", self.latency_target_ms, 0.0, open_low=True)
+        require_number(owner, "adaptation_rate", self.adaptation_rate, 0.0, 1.0, open_low=True)
+        require_integer(owner, "stability_threshold", self.stability_threshold, 1)
+        if self.strategy not in STRATEGIES:
+            hint = nearest(str(self.strategy), STRATEGIES)
+            known = ", ".join(repr(name) for name in sorted(STRATEGIES))
+            raise OptionError(
+                f"{owner}.strategy must be one of {known}, got {self.strategy!r}. {hint}".rstrip()
+            )
+        interval_s = to_seconds(self.evaluation_interval, f"{owner}.evaluation_interval")
+        object.__setattr__(self, "evaluation_interval_s", interval_s)
+        object.__setattr__(self, "latency_target_s", self.latency_target_ms / 1000.0)
+
+    def clamp(self, rows: int) -> int:
+        """Return ``rows`` brought into [min_size, max_size]."""
+        return min(max(rows, self.min_size), self.max_size)
+
+
+class AdaptiveBatcher:
+    """Tells how many rows the next batch should have, and learns from what batches took. Thread-safe.
+
+    Parameters
+    ----------
+    config
+        Bounds, targets and strategy.
+    clock
+        Monotonic clock in seconds.
+    start
+        A size found earlier for the same work; the search begins there, already converged.
+
+    Examples
+    --------
+    >>> batcher = AdaptiveBatcher(AdaptiveBatchingConfig(initial_size=1000))
+    >>> batcher.batch_size
+    1000
+    >>> batcher.record_batch(1000, 0.001)
+    >>> batcher.batch_size
+    2000
+    """
+
+    __slots__ = ("_bound_rows", "_clock", "_config", "_lock", "_metrics", "_size", "_start", "_strategy")
+
+    def __init__(
+        self,
+        config: AdaptiveBatchingConfig | None = None,
+        clock: Clock = time.monotonic,
+        *,
+        start: int | None = None,
+    ) -> None:
+        self._config = config if config is not None else AdaptiveBatchingConfig()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._metrics = BatchingMetrics(clock=clock)
+        self._bound_rows: int | None = None
+        self._start = None if start is None else self._config.clamp(start)
+        self._strategy = STRATEGIES[self._config.strategy](self._config, self._start)
+        self._size = self._strategy.size
+
+    @property
+    def config(self) -> AdaptiveBatchingConfig:
+        """The configuration it was made with."""
+        return self._config
+
+    @property
+    def batch_size(self) -> int:
+        """Rows that the next batch should have."""
+        return self._size
+
+    @property
+    def metrics(self) -> BatchingMetrics:
+        """Figures of all recorded batches, unsteady ones included."""
+        return self._metrics
+
+    def record_batch(self, rows: int, duration: Duration, *, steady: bool = True) -> None:
+        """Record a batch of ``rows`` records that took ``duration`` (seconds or timedelta).
+
+        ``steady=False`` keeps the batch out of the search: one that compiled something, or that is smaller
+        than asked for because the source ran dry.
+        """
+        duration_s = to_seconds(duration)
+        self._metrics.record_batch(rows, duration_s)
+        if not steady:
+            return
+        now_s = self._clock()
+        with self._lock:
+            self._strategy.observe(rows, duration_s, now_s)
+            self._apply()
+
+    def bound(self, rows: int | None) -> None:
+        """Set the most rows that memory allows now, even below ``min_size``; None lifts the bound."""
+        if rows is not None:
+            require_integer("AdaptiveBatcher", "bound", rows, 1)
+        with self._lock:
+            self._bound_rows = rows
+            self._apply()
+
+    def reset(self) -> None:
+        """Forget what was learned and measured; the bound stays."""
+        with self._lock:
+            self._metrics.reset()
+            self._strategy = STRATEGIES[self._config.strategy](self._config, self._start)
+            self._apply()
+
+    def _apply(self) -> None:
+        size = self._strategy.size
+        self._size = size if self._bound_rows is None else min(size, self._bound_rows)
