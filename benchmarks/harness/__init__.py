@@ -1,0 +1,1 @@
+"""What every table shares: interleaved timing, bandwidth, environment, child processes, reports, plots."""
