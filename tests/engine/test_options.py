@@ -1,4 +1,4 @@
-"""Run options: explicit before environment before default; nothing is ignored, every error says the way out."""
+"""Run options: explicit before environment before default; nothing is ignored, errors say the way out."""
 
 from __future__ import annotations
 
@@ -115,7 +115,9 @@ def test_an_unknown_device_names_the_nearest() -> None:
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:12", "cuda:emulated"])
 def test_devices_of_later_versions_are_refused_not_ignored(device: str) -> None:
-    with pytest.raises(DeviceUnavailableError, match=rf"{device}.* not available in this version.*device='cpu'"):
+    with pytest.raises(
+        DeviceUnavailableError, match=rf"{device}.* not available in this version.*device='cpu'"
+    ):
         resolve({"device": device})
 
 
