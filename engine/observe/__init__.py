@@ -1,0 +1,1 @@
+"""Observation: what a run did and is doing, as plain values; nothing here steers anything."""

@@ -1,0 +1,179 @@
+"""RunReport: what one run did, in rows, bytes and seconds by stage, as a frozen and printable value.
+
+Covers the figures and their text. Does not measure: the tasks of the runtime do, and export to metric systems
+is not here either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from dataflare.control.budget import format_bytes
+from dataflare.observe.curve import CurvePoint
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+__all__ = ["RunReport", "StageReport"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageReport:
+    """One stage of a run. Seconds are summed over its tasks, so they can exceed the wall time."""
+
+    name: str
+    kind: Literal["source", "processor", "destination"]
+    tasks: int
+    rows_in: int = 0
+    rows_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    batches: int = 0
+    read_s: float = 0.0
+    kernel_s: float = 0.0
+    """In compiled programs or the functions of ``map_batches``."""
+    write_s: float = 0.0
+    wait_s: float = 0.0
+    """Without work: for input, for room downstream, or for leave to go on."""
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of work."""
+        return self.read_s + self.kernel_s + self.write_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """What one run did. Figures that are not known are None, never 0."""
+
+    run_id: str
+    device: str
+    runtime: str
+    workers: int
+    rows_in: int
+    rows_out: int
+    bytes_in: int
+    bytes_out: int
+    batches: int
+    wall_s: float
+    compile_s: float
+    stages: tuple[StageReport, ...]
+    peak_host_bytes: int
+    """The most bytes of batches that were reserved at once."""
+    peak_device_bytes: int | None = None
+    """None: no device but the host was used."""
+    unaccounted_bytes: int | None = None
+    """Growth of the process during the run that neither reservations nor the pool explain."""
+    rows_dropped_null_predicate: int = 0
+    """Records that a filter dropped because its condition was null."""
+    dead_letters: int = 0
+    files: tuple[str, ...] = ()
+    batch_size_curve: tuple[CurvePoint, ...] = field(default=(), repr=False)
+    """Rows of the batches over time, thinned to a bounded number of points."""
+    credit_curve: tuple[CurvePoint, ...] = field(default=(), repr=False)
+    """Records in flight over time, thinned likewise."""
+
+    @property
+    def rows_per_s(self) -> float | None:
+        """Input records per second of wall time."""
+        return self.rows_in / self.wall_s if self.wall_s > 0.0 else None
+
+    def __str__(self) -> str:
+        lines = [self._headline(), self._memory_line()]
+        width = max([len(stage.name) for stage in self.stages], default=0)
+        for stage in self.stages:
+            lines.append(f"  {stage.name:<{width}}  {_rows(stage):>27}  {_times(stage)}")
+        lines += [f"  {text}" for text in self._remarks()]
+        return "\n".join(lines)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.table import Table
+        from rich.text import Text
+
+        yield Text(self._headline(), style="bold")
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("stage")
+        for column in ("tasks", "rows in", "rows out", "batches", "read", "kernel", "write", "wait"):
+            table.add_column(column, justify="right")
+        for stage in self.stages:
+            table.add_row(
+                Text(stage.name),
+                str(stage.tasks),
+                f"{stage.rows_in:,}",
+                f"{stage.rows_out:,}",
+                f"{stage.batches:,}",
+                *(
+                    format_seconds(seconds) if seconds else "-"
+                    for seconds in (stage.read_s, stage.kernel_s, stage.write_s, stage.wait_s)
+                ),
+            )
+        yield table
+        yield Text(self._memory_line(), style="dim")
+        for remark in self._remarks():
+            yield Text(remark)
+
+    def _headline(self) -> str:
+        rate = self.rows_per_s
+        speed = f", {format_rate(rate)}" if rate is not None else ""
+        return (
+            f"{self.rows_in:,} rows in, {self.rows_out:,} rows out in {format_seconds(self.wall_s)}{speed} "
+            f"({self.device}, {self.workers} {'worker' if self.workers == 1 else 'workers'}, "
+            f"compiled in {format_seconds(self.compile_s)})"
+        )
+
+    def _memory_line(self) -> str:
+        parts = [
+            f"{format_bytes(self.bytes_in)} in, {format_bytes(self.bytes_out)} out",
+            f"peak of batches {format_bytes(self.peak_host_bytes)}",
+        ]
+        if self.peak_device_bytes is not None:
+            parts.append(f"on the device {format_bytes(self.peak_device_bytes)}")
+        if self.unaccounted_bytes is not None:
+            parts.append(f"unaccounted {format_bytes(self.unaccounted_bytes)}")
+        return "memory: " + ", ".join(parts)
+
+    def _remarks(self) -> list[str]:
+        remarks = []
+        if self.rows_dropped_null_predicate:
+            remarks.append(f"{self.rows_dropped_null_predicate:,} rows dropped: filter condition was null")
+        if self.dead_letters:
+            remarks.append(f"{self.dead_letters:,} rows went to the dead-letter sink")
+        remarks += [f"wrote {path}" for path in self.files[:20]]
+        if len(self.files) > 20:
+            remarks.append(f"and {len(self.files) - 20:,} more files")
+        return remarks
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as a person reads it: ``830 us``, ``12.4 ms``, ``3.21 s``, ``2 min 5 s``."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} us"
+    if seconds < 1.0:
+        return f"{seconds * 1e3:.1f} ms"
+    if seconds < 60.0:
+        return f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"
+
+
+def format_rate(rows_per_s: float) -> str:
+    """Return a rate as a person reads it: ``850 rows/s``, ``1.25 G rows/s``."""
+    for factor, unit in ((1e9, "G "), (1e6, "M "), (1e3, "k ")):
+        if rows_per_s >= factor:
+            return f"{rows_per_s / factor:.3g} {unit}rows/s"
+    return f"{rows_per_s:.3g} rows/s"
+
+
+def _rows(stage: StageReport) -> str:
+    return f"{stage.rows_in:,} → {stage.rows_out:,} rows"
+
+
+def _times(stage: StageReport) -> str:
+    named = (
+        ("read", stage.read_s),
+        ("kernel", stage.kernel_s),
+        ("write", stage.write_s),
+        ("wait", stage.wait_s),
+    )
+    return "  ".join(f"{name} {format_seconds(seconds)}" for name, seconds in named if seconds)
