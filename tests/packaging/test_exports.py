@@ -1,4 +1,4 @@
-"""The public API is one sorted list, each name once, importable, documented and the same in all three places."""
+"""The public API is one sorted list: each name once, importable, documented, the same in all three places."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import importlib
 from collections import Counter
 from pathlib import Path
 
-import dataflare
 import pytest
+
+import dataflare
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [name for name in dataflare.__all__ if name != "__version__"]

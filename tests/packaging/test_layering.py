@@ -1,8 +1,8 @@
 """The three folders keep their direction: actors → engine → kernels, proved on the syntax trees.
 
-Covers every import statement anywhere in a module, also inside functions and under TYPE_CHECKING: a layer that is
-imported late is still a layer. The one exception is the TYPE_CHECKING block of the facade, which names what it
-exports for type checkers only.
+Covers every import statement anywhere in a module, also inside functions and under TYPE_CHECKING: a layer
+that is imported late is still a layer. The one exception is the TYPE_CHECKING block of the facade, which
+names what it exports for type checkers only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,20 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE_OF_FOLDER = {"engine": "dataflare", "kernels": "dataflare.kernels", "actors": "dataflare.actors"}
 MODULES = sorted(path for folder in PACKAGE_OF_FOLDER for path in (ROOT / folder).rglob("*.py"))
 FACADE = ROOT / "engine" / "__init__.py"
-HEAVY = {"cupy", "duckdb", "llvmlite", "numba", "numpy", "pandas", "polars", "psutil", "pyarrow", "pykka", "ray", "rich"}
+HEAVY = {
+    "cupy",
+    "duckdb",
+    "llvmlite",
+    "numba",
+    "numpy",
+    "pandas",
+    "polars",
+    "psutil",
+    "pyarrow",
+    "pykka",
+    "ray",
+    "rich",
+}
 
 
 def identify(path: Path) -> str:
@@ -115,7 +128,9 @@ def test_the_facade_imports_nothing_at_module_level() -> None:
     assert names == {"__future__", "typing"}
 
 
-@pytest.mark.parametrize("module", ["engine/cli/__init__.py", "engine/__main__.py", "kernels/errors.py", "engine/options.py"])
+@pytest.mark.parametrize(
+    "module", ["engine/cli/__init__.py", "engine/__main__.py", "kernels/errors.py", "engine/options.py"]
+)
 def test_what_every_command_loads_imports_no_heavy_library_eagerly(module: str) -> None:
     names = {
         name.partition(".")[0]

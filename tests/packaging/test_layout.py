@@ -12,8 +12,9 @@ import zipfile
 from importlib.metadata import files
 from pathlib import Path
 
-import dataflare
 import pytest
+
+import dataflare
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -1,6 +1,7 @@
 """`import dataflare` loads nothing heavy, and a module of the kernels does not drag in the engine.
 
-Asserts which modules are loaded in a fresh interpreter, never how long it took: a list is the same on every machine.
+Asserts which modules are loaded in a fresh interpreter, never how long it took: a list is the same on every
+machine.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ REPORT = "import json, sys; print(json.dumps(sorted(sys.modules)))"
 
 def modules_after(statement: str) -> set[str]:
     finished = subprocess.run(
-        [sys.executable, "-P", "-c", f"{statement}\n{REPORT}"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", f"{statement}\n{REPORT}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return set(json.loads(finished.stdout.splitlines()[-1]))
 
