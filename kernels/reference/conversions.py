@@ -15,13 +15,12 @@ from dataflare.kernels.reference.arithmetic import (
     floor_divide,
     integer_kind,
     magnitude,
-    positive,
     remainder,
 )
 from dataflare.kernels.reference.comparison import compare
 from dataflare.kernels.reference.decimals import DecimalValue
 from dataflare.kernels.reference.times import TimeValue
-from dataflare.kernels.reference.values import family, unsupported, wrap_like
+from dataflare.kernels.reference.values import family, unsupported, wrap_int64, wrap_like
 
 __all__ = [
     "absolute",
@@ -50,7 +49,7 @@ def to_int(value: Any = 0) -> Any:
     """Return ``int(x)``: towards zero; null for NaN and outside the range of int64."""
     kind = family(value)
     if kind in ("int", "bool"):
-        return positive(value)
+        return value if type(value) is int else np.int64(wrap_int64(int(value)))
     if kind == "float":
         return whole_number(value)  # int() of the exact float is what truncates
     if isinstance(value, DecimalValue):
@@ -106,7 +105,7 @@ def rounded(value: Any, digits: Any = None) -> Any:
     if kind in ("int", "bool"):
         if digits is not None and int(digits) < 0:
             raise unsupported("round() to tens", value)
-        return positive(value)
+        return to_int(value)
     if kind != "float":
         raise unsupported("round()", value)
     if digits is None:

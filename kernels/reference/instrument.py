@@ -119,7 +119,7 @@ class Operations:
         if owner is None:
             return lambda *arguments, **named: None
         lifted = lift(owner)
-        if family(lifted) in ("str", "time") and not isinstance(owner, type):
+        if family(lifted) in ("str", "time", "float") and not isinstance(owner, type):
             if name not in semantics.METHODS:
                 raise CompileError(
                     f"the method {name}() has no meaning in a record function; use map_batches."

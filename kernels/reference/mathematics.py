@@ -1,8 +1,8 @@
 """Functions of ``math`` and of NumPy on single numbers, by IEEE 754: never an exception, never a warning.
 
-``math`` computes in float64 and its floor, ceil and trunc give integers; NumPy's functions keep float32.
-Every device is within 4 ULP of these for the functions that are not exact (sqrt, floor, fabs, copysign …
-are).
+A function of float32 gives float32: it is computed in float64 and rounded once. All else is float64.
+floor, ceil and trunc give integers in ``math`` and floats in NumPy. Every device is within 4 ULP of these
+for the functions that are not exact (sqrt, floor, fabs, copysign … are).
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ import numpy as np
 
 from dataflare.kernels.reference.arithmetic import (
     common_float,
-    divide,
+    float_kind,
     integer_kind,
     magnitude,
     multiply,
     positive,
     power,
-    remainder,
 )
-from dataflare.kernels.reference.comparison import compare
-from dataflare.kernels.reference.conversions import rounded, whole_number
+from dataflare.kernels.reference.conversions import largest, smallest, whole_number
 from dataflare.kernels.reference.logic import condition
 from dataflare.kernels.reference.values import family, unsupported, wrap_like
 
@@ -43,49 +41,43 @@ def _require_numbers(name: str, values: tuple[Any, ...]) -> None:
             raise unsupported(name, value)
 
 
-def _in_float64(name: str, ufunc: Function) -> Function:
-    """Make a function of ``math`` from the NumPy function that computes the same: float64 in and out."""
+def _function(name: str, ufunc: Function) -> Function:
+    """Make a function of floats from the NumPy function that computes it; float32 is rounded at the end."""
 
     def function(*values: Any) -> Any:
-        _require_numbers(f"math.{name}()", values)
-        numbers = [np.float64(value) for value in values]
-        return np.float64(ufunc(*numbers))
-
-    return function
-
-
-def _in_own_width(name: str, ufunc: Function) -> Function:
-    """Make a function of NumPy: float32 stays float32, all else is computed in float64."""
-
-    def function(*values: Any) -> Any:
-        _require_numbers(f"np.{name}()", values)
-        if not any(isinstance(value, np.float32) for value in values):
-            return np.float64(ufunc(*[np.float64(value) for value in values]))
-        numbers = common_float(*values)
-        return type(numbers[0])(ufunc(*numbers))
+        _require_numbers(f"{name}()", values)
+        kind = float_kind(*values)
+        return kind(ufunc(*[np.float64(kind(value)) for value in values]))
 
     return function
 
 
 def _test(name: str, ufunc: Function) -> Function:
     def function(value: Any) -> bool:
-        _require_numbers(name, (value,))
+        _require_numbers(f"{name}()", (value,))
         return bool(ufunc(np.float64(value)))
 
     return function
 
 
-def _erf(value: Any) -> Any:
-    return math.erf(value)
+def _never_raising(function: Callable[[float], float], pole: float) -> Function:
+    """Give a function of the ``math`` module IEEE's results where it raises: ``pole`` at a pole."""
+
+    def ieee(value: Any) -> float:
+        try:
+            return function(float(value))
+        except OverflowError:
+            return math.inf
+        except ValueError:
+            return math.nan if value == -math.inf and math.isnan(pole) else pole
+
+    return ieee
 
 
-def _erfc(value: Any) -> Any:
-    return math.erfc(value)
-
-
-def _logarithm(value: Any, base: Any = None) -> Any:
-    natural = _in_float64("log", np.log)
-    return natural(value) if base is None else np.float64(natural(value) / natural(base))
+def _gamma(value: Any) -> float:
+    if value == 0:
+        return math.copysign(math.inf, value)
+    return float(_never_raising(math.gamma, math.nan)(value))
 
 
 def _whole(name: str, ufunc: Function) -> Function:
@@ -97,32 +89,37 @@ def _whole(name: str, ufunc: Function) -> Function:
 
 
 def _rounding(name: str, ufunc: Function) -> Function:
-    inexact = _in_own_width(name, ufunc)
+    exact = _function(name, ufunc)
 
     def function(value: Any) -> Any:
-        return positive(value) if _is_integer(value) else inexact(value)
+        return positive(value) if _is_integer(value) else exact(value)
 
     return function
 
 
-def _extreme(symbol: str, ufunc: Function) -> Function:
+def _extreme(symbol: str) -> Function:
+    choose = smallest if symbol == "<" else largest
+
     def function(a: Any, b: Any) -> Any:
-        if _is_integer(a) and _is_integer(b):
-            return wrap_like(integer_kind(a, b), int(a if compare(symbol, a, b) else b))
-        x, y = common_float(a, b)
-        return type(x)(ufunc(x, y))
+        _require_numbers("np.minimum()" if symbol == "<" else "np.maximum()", (a, b))
+        if family(a) == "float" or family(b) == "float":
+            for number in common_float(a, b):
+                if math.isnan(number):
+                    return number
+        return choose(a, b)
 
     return function
 
 
-np_minimum = _extreme("<", np.minimum)
-np_maximum = _extreme(">", np.maximum)
+np_minimum = _extreme("<")
+np_maximum = _extreme(">")
 
 
 def _sign(value: Any) -> Any:
+    _require_numbers("np.sign()", (value,))
     if _is_integer(value):
-        return np.int64((int(value) > 0) - (int(value) < 0))
-    return _in_own_width("sign", np.sign)(value)
+        return wrap_like(integer_kind(value), (int(value) > 0) - (int(value) < 0))
+    return type(value)(np.sign(value))
 
 
 def _where(test: Any, a: Any, b: Any) -> Any:
@@ -135,24 +132,9 @@ def _clip(value: Any, low: Any, high: Any) -> Any:
 
 _SHARED_NAMES = (
     *("acos", "acosh", "asin", "asinh", "atan", "atanh", "atan2"),
-    *(
-        "cos",
-        "cosh",
-        "sin",
-        "sinh",
-        "tan",
-        "tanh",
-        "cbrt",
-        "copysign",
-        "degrees",
-        "exp",
-        "exp2",
-        "expm1",
-        "fabs",
-        "fmod",
-        "hypot",
-    ),
-    *("log10", "log1p", "log2", "radians", "sqrt"),
+    *("cos", "cosh", "sin", "sinh", "tan", "tanh"),
+    *("cbrt", "copysign", "degrees", "exp", "exp2", "expm1", "fabs", "fmod", "hypot"),
+    *("log", "log10", "log1p", "log2", "radians", "sqrt"),
 )
 # Until 2.0, NumPy had only the long names; both are used.
 _LONG_NAMES = {name: name.replace("a", "arc", 1) for name in _SHARED_NAMES if name[:2] in ("ac", "as", "at")}
@@ -164,38 +146,35 @@ def _ufunc(name: str) -> Function:
 
 
 MATH_FUNCTIONS: dict[Any, Function] = {
-    **{getattr(math, name): _in_float64(name, _ufunc(name)) for name in _SHARED_NAMES},
+    **{getattr(math, name): _function(name, _ufunc(name)) for name in _SHARED_NAMES},
     math.ceil: _whole("ceil", np.ceil),
-    math.erf: _in_float64("erf", _erf),
-    math.erfc: _in_float64("erfc", _erfc),
+    math.erf: _function("erf", math.erf),
+    math.erfc: _function("erfc", math.erfc),
     math.floor: _whole("floor", np.floor),
-    math.isfinite: _test("math.isfinite()", np.isfinite),
-    math.isinf: _test("math.isinf()", np.isinf),
-    math.isnan: _test("math.isnan()", np.isnan),
-    math.log: _logarithm,
-    math.pow: _in_float64("pow", np.power),
+    math.gamma: _function("gamma", _gamma),
+    math.isfinite: _test("isfinite", np.isfinite),
+    math.isinf: _test("isinf", np.isinf),
+    math.isnan: _test("isnan", np.isnan),
+    math.lgamma: _function("lgamma", _never_raising(math.lgamma, math.inf)),
+    math.pow: _function("pow", np.power),
     math.trunc: _whole("trunc", np.trunc),
 }
 
 NUMPY_FUNCTIONS: dict[Any, Function] = {
-    **{_ufunc(name): _in_own_width(name, _ufunc(name)) for name in _SHARED_NAMES},
+    **{_ufunc(name): _function(name, _ufunc(name)) for name in _SHARED_NAMES},
     np.absolute: magnitude,
     np.ceil: _rounding("ceil", np.ceil),
     np.clip: _clip,
-    np.divide: divide,
-    np.float_power: _in_float64("float_power", np.power),
+    np.deg2rad: _function("deg2rad", np.radians),
     np.floor: _rounding("floor", np.floor),
-    np.isfinite: _test("np.isfinite()", np.isfinite),
-    np.isinf: _test("np.isinf()", np.isinf),
-    np.isnan: _test("np.isnan()", np.isnan),
-    np.log: _in_own_width("log", np.log),
+    np.isfinite: _test("isfinite", np.isfinite),
+    np.isinf: _test("isinf", np.isinf),
+    np.isnan: _test("isnan", np.isnan),
     np.maximum: np_maximum,
     np.minimum: np_minimum,
-    np.mod: remainder,
-    np.multiply: multiply,
     np.power: power,
+    np.rad2deg: _function("rad2deg", np.degrees),
     np.rint: _rounding("rint", np.rint),
-    np.round: lambda value, decimals=0: rounded(value, decimals),
     np.sign: _sign,
     np.square: lambda value: multiply(value, value),
     np.trunc: _rounding("trunc", np.trunc),

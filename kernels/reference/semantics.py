@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import builtins
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -45,7 +45,14 @@ _NUMBERS = frozenset({"bool", "int", "float"})
 
 
 def _binary(symbol: str, on_numbers: Operation, on_decimals: bool, on_times: bool) -> Operation:
-    python_operator = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+    python_operator = {
+        "+": operator.add,
+        "-": operator.sub,
+        "*": operator.mul,
+        "/": operator.truediv,
+        "//": operator.floordiv,
+        "%": operator.mod,
+    }
 
     def operation(a: Any, b: Any) -> Any:
         a, b = lift(a), lift(b)
@@ -107,8 +114,8 @@ BINARY_OPERATORS: dict[str, Operation] = {
     "-": _binary("-", arithmetic.subtract, on_decimals=True, on_times=True),
     "*": _binary("*", arithmetic.multiply, on_decimals=True, on_times=False),
     "/": _binary("/", arithmetic.divide, on_decimals=False, on_times=True),
-    "//": _binary("//", arithmetic.floor_divide, on_decimals=False, on_times=False),
-    "%": _binary("%", arithmetic.remainder, on_decimals=False, on_times=False),
+    "//": _binary("//", arithmetic.floor_divide, on_decimals=False, on_times=True),
+    "%": _binary("%", arithmetic.remainder, on_decimals=False, on_times=True),
     "**": _binary("**", arithmetic.power, on_decimals=False, on_times=False),
     "<<": _binary("<<", _integers_only("<<", arithmetic.shift_left), on_decimals=False, on_times=False),
     ">>": _binary(">>", _integers_only(">>", arithmetic.shift_right), on_decimals=False, on_times=False),
@@ -186,14 +193,33 @@ def _divmod(a: Any, b: Any) -> Any:
 
 
 def counted(*bounds: Any) -> Iterator[Any]:
-    """Return ``range(...)``: 64-bit integers; a null bound counts nothing."""
+    """Return ``range(...)``: weak if start and step are; a null bound counts nothing."""
     if any(bound is None for bound in bounds):
         return
     for bound in bounds:
         if family(lift(bound)) not in ("int", "bool"):
             raise unsupported("range()", bound)
+    weak = len(bounds) == 1 or all(type(bound) is int for bound in (bounds[0], *bounds[2:]))
     for number in range(*(int(bound) for bound in bounds)):
-        yield np.int64(number)
+        yield number if weak else np.int64(number)
+
+
+def total(values: Iterable[Any]) -> Any:
+    """Return ``sum(...)`` of a few values, from left to right."""
+    result: Any = 0
+    for value in values:
+        result = BINARY_OPERATORS["+"](result, value)
+    return result
+
+
+def any_true(values: Iterable[Any]) -> bool:
+    """Return ``any(...)``; a null counts as false."""
+    return any(condition(value) for value in values)
+
+
+def all_true(values: Iterable[Any]) -> bool:
+    """Return ``all(...)``; a null counts as false."""
+    return all(condition(value) for value in values)
 
 
 def _cast_to(kind: type[np.generic]) -> Operation:
@@ -225,17 +251,21 @@ FUNCTIONS: dict[Any, Operation] = {
         function: definition if definition in mathematics.NULL_AWARE else null_if_any(definition)
         for function, definition in {**_BUILTINS, **_CASTS, **_MATHEMATICS}.items()
     },
+    builtins.all: all_true,
+    builtins.any: any_true,
     builtins.divmod: _divmod,
     builtins.pow: BINARY_OPERATORS["**"],
     builtins.range: counted,
+    builtins.sum: total,
 }
 
-_TIME_METHODS = ("isoweekday", "total_seconds", "weekday")
+_TIME_METHODS = ("date", "isoweekday", "timestamp", "toordinal", "total_seconds", "weekday")
 
 #: What a call of each method means; the first argument is the value.
 METHODS: dict[str, Operation] = {
     **{name: null_if_any(method) for name, method in strings.STRING_METHODS.items()},
     **{name: null_if_any(operator.methodcaller(name)) for name in _TIME_METHODS},
+    "is_integer": null_if_any(lambda value: bool(value.is_integer())),
 }
 
 
@@ -245,9 +275,16 @@ def attribute(owner: Any, name: str) -> Any:
 
 
 def element(owner: Any, index: Any) -> Any:
-    """Return ``x[i]`` of a tuple or captured collection as Python does; null where x or i is null."""
+    """Return ``x[i]`` of a tuple or captured collection; null where x or i is null, or i is not there."""
     if owner is None or index is None:
         return None
     if isinstance(owner, str):
         return strings.part(owner, index) if isinstance(index, slice) else strings.character(owner, index)
-    return lift(owner[int(index) if isinstance(index, np.integer) else index])
+    return _looked_up(owner, int(index) if isinstance(index, np.integer) else index)
+
+
+def _looked_up(table: Any, key: Any) -> Any:
+    try:
+        return lift(table[key])
+    except (KeyError, IndexError):
+        return None

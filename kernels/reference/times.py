@@ -47,27 +47,35 @@ class TimeValue:
     unit
         ``"D"`` for date32, else the unit of Arrow's type (date64 is a date in ``"ms"``).
     value
-        How many units: since 1970-01-01 (UTC where there is a time zone), since midnight, or of duration.
+        How many units: since 1970-01-01 (UTC if there is a time zone), since midnight, or of duration.
     tz
         The time zone of a timestamp column; None for naive ones. It does not change the value.
+    is_constant
+        Whether it was written in the program: such a duration takes the unit of the timestamp that it moves, if
+        it is whole in that unit.
     """
 
-    __slots__ = ("kind", "tz", "unit", "value")
+    __slots__ = ("is_constant", "kind", "tz", "unit", "value")
 
     kind: TimeKind
     unit: TimeUnit
     value: int
     tz: str | None
+    is_constant: bool
 
-    def __init__(self, kind: TimeKind, unit: TimeUnit, value: int, tz: str | None = None) -> None:
-        for name, given in (("kind", kind), ("unit", unit), ("value", value), ("tz", tz)):
+    def __init__(
+        self, kind: TimeKind, unit: TimeUnit, value: int, tz: str | None = None, is_constant: bool = False
+    ) -> None:
+        for name, given in zip(
+            ("kind", "unit", "value", "tz", "is_constant"), (kind, unit, value, tz, is_constant), strict=True
+        ):
             object.__setattr__(self, name, given)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a time value is immutable; cannot set {name!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (TimeValue, (self.kind, self.unit, self.value, self.tz))
+        return (TimeValue, (self.kind, self.unit, self.value, self.tz, self.is_constant))
 
     def in_unit(self, unit: TimeUnit) -> int:
         """Return the exact count in a unit that is as fine or finer."""
@@ -153,12 +161,13 @@ class TimeValue:
         if self.kind == "time":
             raise CompileError("a time of day cannot be moved; only dates, timestamps and durations can.")
         if self.kind == "date":
-            days, rest = divmod(duration._nanoseconds, _NANOSECONDS["D"])
-            if rest:
-                raise CompileError("a date moves by whole days: use datetime.timedelta(days=...).")
-            per_day = _NANOSECONDS["D"] // _NANOSECONDS[self.unit]
-            return TimeValue("date", self.unit, self.value + sign * days * per_day)
+            days = self._days + sign * (duration._nanoseconds // _NANOSECONDS["D"])  # as Python: whole days
+            return TimeValue("date", self.unit, TimeValue("date", "D", days).in_unit(self.unit))
         unit = finer_unit(self.unit, duration.unit)
+        if self.kind == "timestamp" and duration.is_constant:
+            whole, rest = divmod(duration._nanoseconds, _NANOSECONDS[self.unit])
+            if not rest:
+                unit, duration = self.unit, TimeValue("duration", self.unit, whole)
         return TimeValue(self.kind, unit, _wrap(self.in_unit(unit) + sign * duration.in_unit(unit)), self.tz)
 
     def __neg__(self) -> TimeValue:
@@ -170,13 +179,22 @@ class TimeValue:
         return TimeValue("duration", self.unit, _wrap(abs(self.value)))
 
     def __truediv__(self, other: Any) -> np.float64:
-        if not isinstance(other, TimeValue):
-            return NotImplemented
+        numerator, denominator, _ = self._ratio(other)
+        return np.float64(np.float64(numerator) / np.float64(denominator))
+
+    def __floordiv__(self, other: Any) -> np.int64 | None:
+        numerator, denominator, _ = self._ratio(other)
+        return np.int64(_wrap(numerator // denominator)) if denominator else None
+
+    def __mod__(self, other: Any) -> TimeValue | None:
+        numerator, denominator, unit = self._ratio(other)
+        return TimeValue("duration", unit, numerator % denominator) if denominator else None
+
+    def _ratio(self, other: TimeValue) -> tuple[int, int, TimeUnit]:
         self._require_duration("divided")
         other._require_duration("divided by")
         unit = finer_unit(self.unit, other.unit)
-        numerator, denominator = _wrap(self.in_unit(unit)), _wrap(other.in_unit(unit))
-        return np.float64(np.float64(numerator) / np.float64(denominator))
+        return _wrap(self.in_unit(unit)), _wrap(other.in_unit(unit)), unit
 
     def _require_duration(self, what: str) -> None:
         if self.kind != "duration":
@@ -186,6 +204,29 @@ class TimeValue:
         """Return a duration in seconds."""
         self._require_duration("turned into seconds")
         return np.float64(np.float64(self.value) / np.float64(PER_SECOND[self.unit]))
+
+    def timestamp(self) -> np.float64:
+        """Return the seconds since 1970-01-01 of a timestamp, which counts as UTC."""
+        self._second_of_day()
+        return np.float64(np.float64(self.value) / np.float64(PER_SECOND[self.unit]))
+
+    @property
+    def days(self) -> np.int64:
+        """Whole days of a duration, rounded down."""
+        self._require_duration("read in days")
+        return np.int64(self._nanoseconds // _NANOSECONDS["D"])
+
+    @property
+    def seconds(self) -> np.int64:
+        """Whole seconds of a duration beyond its days, 0 to 86399."""
+        self._require_duration("read in seconds")
+        return np.int64(self._nanoseconds // _NANOSECONDS["s"] % SECONDS_PER_DAY)
+
+    @property
+    def microseconds(self) -> np.int64:
+        """Microseconds of a duration beyond its seconds, 0 to 999999."""
+        self._require_duration("read in microseconds")
+        return np.int64(self._nanoseconds // 1_000 % 10**6)
 
     # Calendar fields, in UTC, by the proleptic Gregorian calendar over the whole 64-bit range.
 
@@ -254,6 +295,15 @@ class TimeValue:
         """Return the day of the week, Monday 0 to Sunday 6."""
         return np.int64((self._days + 3) % 7)
 
+    def date(self) -> TimeValue:
+        """Return the date of a timestamp, in UTC."""
+        self._second_of_day()
+        return TimeValue("date", "D", self._days)
+
+    def toordinal(self) -> np.int64:
+        """Return the number of the day, 1 for 0001-01-01."""
+        return np.int64(self._days + 719_163)
+
     def isoweekday(self) -> np.int64:
         """Return the day of the week, Monday 1 to Sunday 7."""
         return np.int64((self._days + 3) % 7 + 1)
@@ -284,17 +334,17 @@ def from_python_time(value: Any) -> TimeValue:
     microsecond = datetime.timedelta(microseconds=1)
     if isinstance(value, datetime.datetime):
         if value.tzinfo is None:
-            return TimeValue("timestamp", "us", (value - _EPOCH) // microsecond)
-        return TimeValue("timestamp", "us", (value - _EPOCH_UTC) // microsecond, str(value.tzinfo))
+            return TimeValue("timestamp", "us", (value - _EPOCH) // microsecond, None, True)
+        return TimeValue("timestamp", "us", (value - _EPOCH_UTC) // microsecond, "UTC", True)
     if isinstance(value, datetime.date):
         return TimeValue("date", "D", (value - _EPOCH.date()).days)
     if isinstance(value, datetime.time):
         since_midnight = datetime.datetime.combine(_EPOCH, value.replace(tzinfo=None)) - _EPOCH
         return TimeValue("time", "us", since_midnight // microsecond)
     if isinstance(value, datetime.timedelta):
-        return TimeValue("duration", "us", value // microsecond)
+        return TimeValue("duration", "us", value // microsecond, None, True)
     if isinstance(value, np.timedelta64):
-        return TimeValue("duration", _numpy_unit(value), int(value.astype(np.int64)))
+        return TimeValue("duration", _numpy_unit(value), int(value.astype(np.int64)), None, True)
     if isinstance(value, np.datetime64):
         unit = _numpy_unit(value)
         return TimeValue("date" if unit == "D" else "timestamp", unit, int(value.astype(np.int64)))
