@@ -13,12 +13,13 @@ from benchmarks.harness.runner import Contender
 from benchmarks.numba_kernels import trip_ufunc
 from benchmarks.record_functions import trip_cost
 
-__all__ = ["contenders"]
+__all__ = ["contenders", "query"]
 
 _TOTAL = pl.col("price") * pl.col("qty") * 1.08
 
 
-def _query(workload: Workload, frame: pl.DataFrame) -> pl.LazyFrame:
+def query(workload: Workload, frame: pl.DataFrame) -> pl.LazyFrame:
+    """Return W1, W2 or W3 over ``frame`` as a lazy query."""
     lazy = frame.lazy()
     if workload.kind == "W1":
         return lazy.select(total=_TOTAL)
@@ -61,7 +62,7 @@ def contenders(workload: Workload, columns: Columns) -> list[Contender]:
         Contender(
             name=f"Polars, {engine}",
             rows=columns.rows,
-            run=lambda engine=engine: _query(workload, frame).collect(engine=engine),
+            run=lambda engine=engine: query(workload, frame).collect(engine=engine),
             to_arrow=lambda result: result.to_arrow(),
         )
         for engine in ("in-memory", "streaming")

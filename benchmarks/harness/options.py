@@ -62,6 +62,8 @@ def common_parser(
 
 def quiet_cores(options: argparse.Namespace) -> QuietCores:
     """Return the patience that the command line asks for."""
+    if options.quiet_wait <= 0:
+        return QuietCores(budget_s=0.0, nap_s=0.005)  # no patience: only a glance, for the record
     return QuietCores(budget_s=options.quiet_wait)
 
 

@@ -7,6 +7,7 @@ their units (``_s``, ``_bytes``, ``_per_s``). Nothing in it names the machine's 
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,16 +84,25 @@ def time_text(seconds: float) -> str:
 
 
 def print_measurements(
-    console: Console, title: str, measurements: Sequence[Measurement], *, bandwidth: float | None = None
+    console: Console,
+    title: str,
+    measurements: Sequence[Measurement],
+    *,
+    bandwidth: float | None = None,
+    probes: bool = False,
 ) -> None:
-    """Print contenders, fastest first; ratios are DataFlare's best rate over theirs."""
+    """Print contenders, fastest first; ratios are DataFlare's best rate over theirs.
+
+    The column about the copy bandwidth is there when ``bandwidth`` is; probes are shown when asked for.
+    """
     ours = best(measurements, "dataflare")
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("contender")
-    for heading in ("median", "min", "cold", "M records/s", "DataFlare is", "of copy bandwidth"):
+    last = ("of copy bandwidth",) if bandwidth else ()
+    for heading in ("median", "min", "cold", "M records/s", "DataFlare is", "others busy", *last):
         table.add_column(heading, justify="right")
     for m in sorted(measurements, key=lambda m: -m.records_per_s):
-        if m.contender.role == "probe":
+        if m.contender.role == "probe" and not probes:
             continue
         rate = m.bytes_per_s
         share = f"{100 * rate / bandwidth:.0f} %" if rate is not None and bandwidth else ""
@@ -109,7 +119,8 @@ def print_measurements(
             time_text(m.cold_s),
             f"{m.records_per_s / 1e6:.3g}",
             ratio,
-            share,
+            f"{statistics.fmean(m.busy_percent):.0f} %" if m.busy_percent else "",
+            *((share,) if bandwidth else ()),
         )
     console.print(table)
 

@@ -114,8 +114,6 @@ class QuietCores:
 
     def wait(self) -> float:
         """Return the percentage of all cores that others used just before, after waiting for less of it."""
-        if self.budget_s <= 0:
-            return 0.0
         while True:
             busy = psutil.cpu_percent(interval=self.nap_s)
             if busy <= self.threshold_percent or self.waited_s >= self.budget_s:

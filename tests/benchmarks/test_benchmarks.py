@@ -1,0 +1,207 @@
+"""Every benchmark runs on tiny data, writes valid JSON, and judges results and promises as it says.
+
+Not covered: what the figures are; on tiny data they mean nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "benchmarks").is_dir(), reason="benchmarks live in the repository only"
+)
+
+
+def run_table(module: str, *arguments: str, json_path: Path) -> dict[str, object]:
+    """Run one table as a user would and return its JSON."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            f"benchmarks.{module}",
+            "--quiet-wait",
+            "0",
+            "--json",
+            str(json_path),
+            *arguments,
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(json_path.read_text(encoding="utf-8"))
+
+
+def assert_report(report: dict[str, object], benchmark: str) -> None:
+    assert report["benchmark"] == benchmark
+    assert report["sections"]
+    assert report["targets"]
+    for promise in report["targets"]:
+        assert set(promise) == {"what", "goal", "relation", "unit", "measured", "met"}
+        assert promise["measured"] is not None, promise
+    environment = report["environment"]
+    assert environment["cores"] >= 1
+    assert environment["versions"]["numpy"]
+    text = json.dumps(report)
+    assert os.uname().nodename not in text
+    assert str(Path.home()) not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", ["W1", "W2-49", "W3", "W4"])
+def test_workloads(workload: str, tmp_path: Path) -> None:
+    plot = tmp_path / "plot.png"
+    report = run_table(
+        "workloads",
+        *("--size", "20k", "--rounds", "1", "--workload", workload, "--plot", str(plot)),
+        json_path=tmp_path / "report.json",
+    )
+    assert_report(report, "workloads")
+    (section,) = report["sections"]
+    names = [m["name"] for m in section["measurements"]]
+    assert "DataFlare collect()" in names
+    assert any("Polars" in name for name in names)
+    assert any("DuckDB" in name for name in names)
+    assert any("hand-written" in name for name in names)
+    assert section["copy_bandwidth_bytes_per_s"] > 0
+    assert all(m["median_s"] >= m["min_s"] > 0 for m in section["measurements"])
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_microbatch(tmp_path: Path) -> None:
+    report = run_table("microbatch", "--size", "1k", "--rounds", "1", json_path=tmp_path / "report.json")
+    assert_report(report, "microbatch")
+    (section,) = report["sections"]
+    assert all(m["max_s"] >= m["p99_s"] >= m["median_s"] >= m["min_s"] > 0 for m in section["measurements"])
+
+
+@pytest.mark.slow
+def test_parquet(tmp_path: Path) -> None:
+    report = run_table(
+        "parquet",
+        *("--size", "0.01", "--rounds", "1", "--data", str(tmp_path)),
+        json_path=tmp_path / "report.json",
+    )
+    assert_report(report, "parquet")
+
+
+@pytest.mark.slow
+def test_scale(tmp_path: Path) -> None:
+    report = run_table(
+        "scale",
+        *("--size", "0.001", "--rounds", "1", "--data", str(tmp_path)),
+        json_path=tmp_path / "report.json",
+    )
+    assert_report(report, "scale")
+    (section,) = report["sections"]
+    assert all(m["peak_rss_bytes"] >= m["peak_anonymous_bytes"] > 0 for m in section["measurements"])
+
+
+@pytest.mark.slow
+def test_records(tmp_path: Path) -> None:
+    report = run_table("records", "--size", "20k", "--rounds", "1", json_path=tmp_path / "report.json")
+    assert_report(report, "records")
+    (section,) = report["sections"]
+    assert len({m["rows_out"] for m in section["measurements"]}) == 1
+
+
+@pytest.mark.slow
+def test_cold(tmp_path: Path) -> None:
+    report = run_table("cold", "--rounds", "1", "--workload", "W1", json_path=tmp_path / "report.json")
+    assert_report(report, "cold")
+
+
+class TestHarness:
+    """The judge itself; imported from the root of the repository, where the benchmarks live."""
+
+    @pytest.fixture(autouse=True)
+    def _root_on_path(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.syspath_prepend(str(ROOT))
+
+    @pytest.mark.parametrize(
+        ("text", "rows"),
+        [("10M", 10_000_000), ("250k", 250_000), ("1_000", 1000), ("1e6", 1_000_000), ("7", 7)],
+    )
+    def test_sizes(self, text: str, rows: int) -> None:
+        from benchmarks.harness.options import parse_size
+
+        assert parse_size(text) == rows
+
+    @pytest.mark.parametrize("text", ["", "ten", "0", "-1", "1.5", "M"])
+    def test_bad_sizes(self, text: str) -> None:
+        import argparse
+
+        from benchmarks.harness.options import parse_size
+
+        with pytest.raises(argparse.ArgumentTypeError):
+            parse_size(text)
+
+    def test_every_contender_runs_in_every_round_and_none_is_always_first(self) -> None:
+        from benchmarks.harness.runner import Contender, QuietCores, measure
+
+        order: list[str] = []
+        contenders = [Contender(name=n, run=lambda n=n: order.append(n), rows=1) for n in "abc"]
+        results = measure(contenders, rounds=3, quiet=QuietCores(budget_s=0.0, nap_s=0.0))
+        assert [len(m.samples_s) for m in results] == [3, 3, 3]
+        timed = order[3:][::2]  # after the cold runs each turn is an untimed run and a timed one
+        assert timed == list("abcbcacab")
+
+    def test_a_slow_contender_sits_rounds_out_but_keeps_three(self) -> None:
+        from benchmarks.harness.runner import _turns
+
+        assert len(_turns(cold_s=0.001, rounds=9, seconds_each=20.0)) == 9
+        assert _turns(cold_s=100.0, rounds=9, seconds_each=20.0) == {0, 4, 8}
+        assert len(_turns(cold_s=4.0, rounds=9, seconds_each=20.0)) == 5
+
+    def test_a_wrong_result_is_never_timed(self) -> None:
+        import numpy as np
+        import pyarrow as pa
+
+        from benchmarks.definitions import WrongResultError, check_result
+
+        right = {"x": np.array([1.0, 2.0])}
+        check_result("ok", pa.table({"x": [1.0, 2.0 * (1 + 1e-13)]}), right, 1e-12)
+        with pytest.raises(WrongResultError, match="first row 1"):
+            check_result("off", pa.table({"x": [1.0, 2.1]}), right, 1e-12)
+        with pytest.raises(WrongResultError, match="1 rows, expected 2"):
+            check_result("short", pa.table({"x": [1.0]}), right, 1e-12)
+        with pytest.raises(WrongResultError, match="columns"):
+            check_result("named", pa.table({"y": [1.0, 2.0]}), right, 1e-12)
+
+    def test_quantiles_interpolate(self) -> None:
+        from benchmarks.harness.runner import quantile
+
+        assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
+        assert quantile([0.0, 10.0], 0.99) == pytest.approx(9.9)
+
+    def test_promises(self) -> None:
+        from benchmarks.harness.report import target
+
+        assert target("a", 1.5, 1.6, at_least=True)["met"] is True
+        assert target("a", 1.5, 1.6, at_least=False)["met"] is False
+        assert target("a", 1.5, None, at_least=True)["met"] is None
+
+    def test_a_child_is_seen_from_outside(self) -> None:
+        from benchmarks.harness.processes import run_child
+
+        code = (
+            "import json, time; x = bytearray(64 * 2**20); time.sleep(0.2); print(json.dumps({'n': len(x)}))"
+        )
+        run = run_child(["-c", code])
+        assert run.output == {"n": 64 * 2**20}
+        assert run.peak_rss_bytes > 64 * 2**20
+        with pytest.raises(RuntimeError, match="no such thing"):
+            run_child(["-c", "raise SystemExit('no such thing')"])
