@@ -39,10 +39,9 @@ def fuse(steps: Sequence[LinearStep], *, count_only: bool = False) -> FusedSteps
             needed = None  # what a user's function reads is not known
         else:
             program = _program(group, needed)
-            if needed == () and program.row_preserving:
-                continue  # counting what it gives is counting what it gets
-            fused.append(ComputeStep(program))
             needed = program.required_columns
+            if not (program.row_preserving and not program.output_schema.names):
+                fused.append(ComputeStep(program))  # else: counting what it gives is counting what it gets
     return FusedSteps(tuple(reversed(fused)), needed)
 
 

@@ -34,7 +34,7 @@ def optimize(
     """
     linear = linearise(node)
     fused = fuse(move_limits(linear.steps), count_only=count_only)
-    source = push_into_source(linear.source, fused)
+    source, fused = push_into_source(linear.source, fused)
     return PhysicalPlan(source, fused.steps, sink, _output_schema(source, fused.steps), ordered)
 
 
