@@ -15,10 +15,13 @@ from typing import Literal
 from dataflare.control.checks import require_integer, require_number
 from dataflare.control.clock import Clock, Duration, to_seconds
 from dataflare.control.metrics import BatchingMetrics
-from dataflare.control.strategies import STRATEGIES
+from dataflare.control.strategies import STRATEGIES, FoundSize
 from dataflare.kernels.errors import OptionError, nearest
 
-__all__ = ["AdaptiveBatcher", "AdaptiveBatchingConfig"]
+__all__ = ["MOST_ROWS", "AdaptiveBatcher", "AdaptiveBatchingConfig"]
+
+MOST_ROWS = 4_194_304
+"""The default of `AdaptiveBatchingConfig.max_size`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class AdaptiveBatchingConfig:
 
     initial_size: int = 1000
     min_size: int = 100
-    max_size: int = 4_194_304
+    max_size: int = MOST_ROWS
     throughput_target: float | None = None
     latency_target_ms: float = 50.0
     adaptation_rate: float = 0.2
@@ -98,7 +101,7 @@ class AdaptiveBatcher:
     clock
         Monotonic clock in seconds.
     start
-        A size found earlier for the same work; the search begins there, already converged.
+        What was `found` earlier for the same work; the search goes on from there.
 
     Examples
     --------
@@ -117,14 +120,14 @@ class AdaptiveBatcher:
         config: AdaptiveBatchingConfig | None = None,
         clock: Clock = time.monotonic,
         *,
-        start: int | None = None,
+        start: FoundSize | None = None,
     ) -> None:
         self._config = config if config is not None else AdaptiveBatchingConfig()
         self._clock = clock
         self._lock = threading.Lock()
         self._metrics = BatchingMetrics(clock=clock)
         self._bound_rows: int | None = None
-        self._start = None if start is None else self._config.clamp(start)
+        self._start = start
         self._strategy = STRATEGIES[self._config.strategy](self._config, self._start)
         self._size = self._strategy.size
 
@@ -165,6 +168,12 @@ class AdaptiveBatcher:
         with self._lock:
             self._bound_rows = rows
             self._apply()
+
+    @property
+    def found(self) -> FoundSize:
+        """Where the search is: hand it to the batcher of the next run of the same work."""
+        with self._lock:
+            return FoundSize(self._strategy.size, self._strategy.converged)
 
     def reset(self) -> None:
         """Forget what was learned and measured; the bound stays."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
+from dataflare.control.strategies import FoundSize
+
 __all__ = ["RememberedSizes", "remembered_sizes"]
 
 
@@ -19,9 +21,9 @@ class RememberedSizes:
     def __init__(self, capacity: int = 512) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._sizes: OrderedDict[str, int] = OrderedDict()
+        self._sizes: OrderedDict[str, FoundSize] = OrderedDict()
 
-    def recall(self, key: str) -> int | None:
+    def recall(self, key: str) -> FoundSize | None:
         """Return the size kept for ``key``, or None."""
         with self._lock:
             size = self._sizes.get(key)
@@ -29,7 +31,7 @@ class RememberedSizes:
                 self._sizes.move_to_end(key)
             return size
 
-    def remember(self, key: str, size: int) -> None:
+    def remember(self, key: str, size: FoundSize) -> None:
         """Keep ``size`` for ``key``; the key that was unused for longest goes when there are too many."""
         with self._lock:
             self._sizes[key] = size

@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from statistics import median
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from dataflare.control.batching import AdaptiveBatchingConfig
@@ -20,10 +20,19 @@ __all__ = [
     "STRATEGIES",
     "AimdStrategy",
     "FixedStrategy",
+    "FoundSize",
     "KneeStrategy",
     "ProportionalStrategy",
     "SizeStrategy",
 ]
+
+
+class FoundSize(NamedTuple):
+    """Where a search for the batch size is."""
+
+    rows: int
+    converged: bool
+    """Whether the size is held, and only probed from time to time."""
 
 
 class SizeStrategy(Protocol):
@@ -32,6 +41,10 @@ class SizeStrategy(Protocol):
     size: int
     """The rows that the next batch should have."""
 
+    @property
+    def converged(self) -> bool:
+        """Whether the search is over, but for probes."""
+
     def observe(self, rows: int, duration_s: float, now_s: float) -> None:
         """Learn from one steady batch: full (not the tail of a source) and without compilation in it."""
 
@@ -39,8 +52,10 @@ class SizeStrategy(Protocol):
 class FixedStrategy:
     """Always ``initial_size``."""
 
-    def __init__(self, config: AdaptiveBatchingConfig, start: int | None = None) -> None:
-        self.size = config.initial_size if start is None else start
+    converged = True
+
+    def __init__(self, config: AdaptiveBatchingConfig, start: FoundSize | None = None) -> None:
+        self.size = config.initial_size if start is None else config.clamp(start.rows)
 
     def observe(self, rows: int, duration_s: float, now_s: float) -> None:
         """Learn nothing."""
@@ -54,9 +69,11 @@ class ProportionalStrategy:
     target is set) is capped at 1/2 and 2, and the size goes the fraction ``adaptation_rate`` of the way.
     """
 
-    def __init__(self, config: AdaptiveBatchingConfig, start: int | None = None) -> None:
+    converged = False
+
+    def __init__(self, config: AdaptiveBatchingConfig, start: FoundSize | None = None) -> None:
         self._config = config
-        self.size = config.initial_size if start is None else start
+        self.size = config.initial_size if start is None else config.clamp(start.rows)
         self._since_s: float | None = None
         self._batches = 0
         self._rows = 0
@@ -87,9 +104,11 @@ class ProportionalStrategy:
 class AimdStrategy:
     """Below the latency target plus ``initial_size``, above it minus half of ``adaptation_rate``."""
 
-    def __init__(self, config: AdaptiveBatchingConfig, start: int | None = None) -> None:
+    converged = False
+
+    def __init__(self, config: AdaptiveBatchingConfig, start: FoundSize | None = None) -> None:
         self._config = config
-        self.size = config.initial_size if start is None else start
+        self.size = config.initial_size if start is None else config.clamp(start.rows)
 
     def observe(self, rows: int, duration_s: float, now_s: float) -> None:
         """Step up or down; batches of another size than the current one say nothing about it."""
@@ -118,10 +137,10 @@ class KneeStrategy:
     PROBE_SAMPLES = 2
     FRESH_BATCHES = 400
 
-    def __init__(self, config: AdaptiveBatchingConfig, start: int | None = None) -> None:
+    def __init__(self, config: AdaptiveBatchingConfig, start: FoundSize | None = None) -> None:
         self._config = config
-        self.size = config.initial_size if start is None else start
-        self._growing = start is None
+        self.size = config.initial_size if start is None else config.clamp(start.rows)
+        self._growing = start is None or not start.converged
         self._held = self.size
         self._rates: dict[int, deque[float]] = {}
         self._seen: dict[int, int] = {}
@@ -131,6 +150,11 @@ class KneeStrategy:
         self._next_probe = self.PROBE_AFTER_BATCHES
         self._next_probe_s: float | None = None
         self._probe_up = True
+
+    @property
+    def converged(self) -> bool:
+        """Whether slow start is over."""
+        return not self._growing
 
     def observe(self, rows: int, duration_s: float, now_s: float) -> None:
         """Learn the rate of this size, and decide the next one."""
@@ -222,7 +246,7 @@ def _half_octave(rows: int) -> int:
     return round(2.0 * math.log2(rows)) if rows > 0 else 0
 
 
-STRATEGIES: dict[str, Callable[[AdaptiveBatchingConfig, int | None], SizeStrategy]] = {
+STRATEGIES: dict[str, Callable[[AdaptiveBatchingConfig, FoundSize | None], SizeStrategy]] = {
     "aimd": AimdStrategy,
     "fixed": FixedStrategy,
     "knee": KneeStrategy,

@@ -1,0 +1,1 @@
+"""Execution: what a runtime needs to run a physical plan, without threads, actors or messages."""

@@ -1,0 +1,229 @@
+"""Chain: the steps that one task applies to each batch, with their meters.
+
+Covers compiled programs, functions of ``map_batches`` and limits. One chain belongs to one task; what chains
+of several tasks share (compiled programs, the schema that a first batch fixed) is made before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dataflare.execute.meters import StageMeter
+from dataflare.kernels.errors import SchemaError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from dataflare.batch import SharedDataBatch
+    from dataflare.kernels.backend import CompiledProgram
+    from dataflare.kernels.memory.column import HostColumn
+
+__all__ = ["Chain", "ComputeStage", "LimitStage", "MapBatchesStage", "SchemaLatch", "Stage"]
+
+
+class Stage(Protocol):
+    """One step, in one task."""
+
+    @property
+    def name(self) -> str:
+        """What the step is called in reports and errors."""
+
+    @property
+    def meter(self) -> StageMeter:
+        """What it counted."""
+
+    def process(self, batch: SharedDataBatch) -> SharedDataBatch | None:
+        """Return what becomes of the batch, or None when nothing does."""
+
+
+class ComputeStage:
+    """A compiled record program."""
+
+    def __init__(self, name: str, compiled: CompiledProgram) -> None:
+        from dataflare.batch import SharedDataBatch
+
+        self.name = name
+        self.meter = StageMeter(name, "processor")
+        self.compiled = compiled
+        self._schema = compiled.program.output_schema
+        self._required = compiled.program.required_columns
+        self._from_columns = SharedDataBatch._from_columns
+        self._places_schema: pa.Schema | None = None
+        self._places: tuple[int, ...] = ()
+
+    def columns(self, batch: SharedDataBatch) -> list[HostColumn]:
+        """Return the columns that the program reads, in its order."""
+        schema = batch.schema
+        if schema is not self._places_schema:
+            names = list(schema.names)
+            self._places = tuple(names.index(name) for name in self._required)
+            self._places_schema = schema
+        columns = batch._columns
+        return [columns[place] for place in self._places]
+
+    def process(self, batch: SharedDataBatch) -> SharedDataBatch:
+        """Run the program on the batch."""
+        meter = self.meter
+        rows = batch.num_rows
+        columns = self.columns(batch)
+        began_s = perf_counter()
+        result = self.compiled.run(columns, rows)
+        meter.kernel_s += perf_counter() - began_s
+        meter.batches += 1
+        meter.rows_in += rows
+        meter.rows_out += result.num_rows
+        meter.rows_dropped_null_predicate += result.rows_dropped_null_predicate
+        return self._from_columns(
+            self._schema,
+            result.columns,
+            result.num_rows,
+            watermark=batch.watermark,
+            metadata=batch.metadata,
+        )
+
+
+class SchemaLatch:
+    """The schema of a step that was not given one: the first batch of any task decides."""
+
+    def __init__(self, schema: pa.Schema | None) -> None:
+        self._lock = threading.Lock()
+        self._schema = schema
+        self._given = schema is not None
+
+    def check(self, step: str, schema: pa.Schema) -> None:
+        """Fix the schema, or raise a ``SchemaError`` when this one differs from it."""
+        with self._lock:
+            if self._schema is None:
+                self._schema = schema
+            expected = self._schema
+        if expected.equals(schema):
+            return
+        source = "the schema given for it" if self._given else "the schema of the first batch it returned"
+        raise SchemaError(
+            f"{step} returned a batch that differs from {source}: {_difference(expected, schema)}. "
+            "Return the same columns with the same types from every call."
+        )
+
+
+class MapBatchesStage:
+    """A user's function of whole batches; a class is built once, here."""
+
+    def __init__(self, name: str, fn: Callable[[Any], Any], latch: SchemaLatch) -> None:
+        self.name = name
+        self.meter = StageMeter(name, "processor")
+        self._fn = fn() if isinstance(fn, type) else fn
+        self._latch = latch
+
+    def process(self, batch: SharedDataBatch) -> SharedDataBatch | None:
+        """Call the function; an empty batch (all its records were filtered out) is not worth a call."""
+        if batch.num_rows == 0:
+            return None
+        meter = self.meter
+        began_s = perf_counter()
+        result = as_batch(self._fn(batch), self.name)
+        meter.kernel_s += perf_counter() - began_s
+        self._latch.check(self.name, result.schema)
+        meter.batches += 1
+        meter.rows_in += batch.num_rows
+        meter.rows_out += result.num_rows
+        if batch.watermark is not None and result.watermark is None:
+            result = result.with_watermark(batch.watermark)
+        return result
+
+
+class LimitStage:
+    """Lets the first records pass. Sees the stream in order, in one task."""
+
+    def __init__(self, rows: int) -> None:
+        self.name = f"limit {rows:,}"
+        self.meter = StageMeter(self.name, "processor")
+        self.remaining_rows = rows
+
+    def process(self, batch: SharedDataBatch) -> SharedDataBatch | None:
+        """Return the batch, its head, or None when the limit was reached before."""
+        meter = self.meter
+        meter.batches += 1
+        meter.rows_in += batch.num_rows
+        if self.remaining_rows <= 0:
+            return None
+        if batch.num_rows > self.remaining_rows:
+            batch = batch.slice(0, self.remaining_rows)
+        self.remaining_rows -= batch.num_rows
+        meter.rows_out += batch.num_rows
+        return batch
+
+
+class Chain:
+    """Steps in a row, in one task."""
+
+    __slots__ = ("_limits", "current", "stages")
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.stages = tuple(stages)
+        self.current = ""
+        """Name of the step that ran last: the one that failed, after an exception."""
+        self._limits = tuple(stage for stage in stages if isinstance(stage, LimitStage))
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether a limit has let all its records pass: nothing more can come out."""
+        return any(limit.remaining_rows <= 0 for limit in self._limits)
+
+    def process(self, batch: SharedDataBatch) -> SharedDataBatch | None:
+        """Send a batch through all steps."""
+        passed: SharedDataBatch | None = batch
+        for stage in self.stages:
+            self.current = stage.name
+            if passed is None:
+                return None
+            passed = stage.process(passed)
+        return passed
+
+
+def as_batch(value: Any, step: str) -> SharedDataBatch:
+    """Return what a ``map_batches`` function returned as a batch."""
+    from dataflare.batch import SharedDataBatch
+
+    if isinstance(value, SharedDataBatch):
+        return value
+    if isinstance(value, dict):
+        return _from_columns(value)
+    if hasattr(value, "__arrow_c_stream__") or hasattr(value, "__arrow_c_array__"):
+        return SharedDataBatch.from_arrow(value)
+    raise SchemaError(
+        f"{step} must return a SharedDataBatch, an Arrow record batch or table, a Polars or pandas frame, "
+        f"or a dict of columns (NumPy arrays, Arrow arrays or lists), not {type(value).__name__}."
+    )
+
+
+def _from_columns(columns: dict[str, Any]) -> SharedDataBatch:
+    import pyarrow as pa
+
+    from dataflare.batch import SharedDataBatch
+
+    if any(isinstance(column, list | tuple | pa.Array | pa.ChunkedArray) for column in columns.values()):
+        arrays = {
+            name: column if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array(column)
+            for name, column in columns.items()
+        }
+        return SharedDataBatch.from_arrow(pa.table(arrays))
+    return SharedDataBatch.from_columns(columns)
+
+
+def _difference(expected: pa.Schema, got: pa.Schema) -> str:
+    missing = [name for name in expected.names if name not in got.names]
+    extra = [name for name in got.names if name not in expected.names]
+    parts = []
+    if missing:
+        parts.append(f"missing {', '.join(missing)}")
+    if extra:
+        parts.append(f"unexpected {', '.join(extra)}")
+    for name in expected.names:
+        if name in got.names and expected.field(name).type != got.field(name).type:
+            parts.append(f"{name} is {got.field(name).type}, not {expected.field(name).type}")
+    if not parts:
+        parts.append(f"columns in the order {', '.join(got.names)}, not {', '.join(expected.names)}")
+    return "; ".join(parts)

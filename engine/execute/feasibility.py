@@ -1,0 +1,40 @@
+"""The check before a run that the memory limit can hold one smallest batch for each task.
+
+Covers the arithmetic and the message. Reserving those bytes for the whole run is what keeps the run from
+getting stuck, and is done in a `dataflare.control.MemoryBudget`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dataflare.control.budget import format_bytes
+from dataflare.kernels.errors import MemoryLimitError
+
+__all__ = ["StageNeed", "require_feasible"]
+
+
+class StageNeed(NamedTuple):
+    """What one stage needs to get on at all."""
+
+    stage: str
+    tasks: int
+    bytes_a_task: float
+
+
+def require_feasible(needs: Sequence[StageNeed], limit_bytes: int | None, rows: int) -> None:
+    """Raise a ``MemoryLimitError`` naming stages and bytes when the needs do not fit the limit together."""
+    if limit_bytes is None:
+        return
+    total = sum(need.tasks * (math.ceil(need.bytes_a_task) + 1) for need in needs)
+    if total <= limit_bytes:
+        return
+    lines = [f"  {need.stage}: {need.tasks} × {format_bytes(math.ceil(need.bytes_a_task))}" for need in needs]
+    raise MemoryLimitError(
+        f"The memory limit of {format_bytes(limit_bytes)} cannot hold one smallest batch ({rows:,} rows) for "
+        f"each task, which takes {format_bytes(total)}:\n"
+        + "\n".join(lines)
+        + "\nRaise memory_limit, or lower workers or the min_size of the batching."
+    )

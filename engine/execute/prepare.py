@@ -1,0 +1,247 @@
+"""PreparedRun: everything that is decided about a run before its first batch.
+
+Covers compiling, the shape of the run (which tasks, how many), the controllers, and the check that the memory
+limit can hold it. Starts nothing. A runtime turns the prepared run into tasks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dataflare.control.backpressure import BackpressureController
+from dataflare.control.batching import MOST_ROWS, AdaptiveBatcher, AdaptiveBatchingConfig
+from dataflare.control.budget import MemoryBudget
+from dataflare.control.clock import Clock
+from dataflare.control.credits import CreditConfig, CreditMode
+from dataflare.control.monitors import HostMemoryMonitor
+from dataflare.control.remembered import remembered_sizes
+from dataflare.execute.chain import Chain, ComputeStage, LimitStage, MapBatchesStage, SchemaLatch, Stage
+from dataflare.execute.contiguous import ContiguousOutput
+from dataflare.execute.feasibility import StageNeed, require_feasible
+from dataflare.execute.reading import PartitionQueue, PartitionReader, Reader, SharedReader
+from dataflare.execute.widths import row_bytes
+from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan, PhysicalStep
+
+if TYPE_CHECKING:
+    from dataflare.kernels.backend import CompiledProgram
+    from dataflare.options import RunOptions
+
+__all__ = ["PreparedRun", "prepare_run"]
+
+_FIRST_BATCH_BYTES = 8 << 20
+_LEAST_ROWS = 1024
+_LEAST_ROWS_A_TASK = 16_384  # below this a second core costs more to wake than it computes
+_UNBOUNDED_CREDITS = 1 << 50
+_run_numbers = itertools.count(1)
+
+
+class PreparedRun:
+    """The decisions about one run, and what its tasks share. Made by `prepare_run`."""
+
+    def __init__(self, plan: PhysicalPlan, options: RunOptions, clock: Clock) -> None:
+        self.run_id = f"run-{os.getpid()}-{next(_run_numbers)}"
+        self.plan = plan
+        self.options = options
+        self.clock = clock
+        self.ordered = plan.ordered and options.ordered
+        self.device = options.compute_device
+        steps = list(plan.steps)
+        self.limit_rows: int | None = None
+        if steps and isinstance(steps[0], LimitStep):  # counted where it is read
+            self.limit_rows = steps.pop(0).rows  # type: ignore[union-attr]
+        cut = next((place for place, step in enumerate(steps) if isinstance(step, LimitStep)), len(steps))
+        self._worker_steps = steps[:cut]
+        self._tail_steps = steps[cut:]  # a limit and what follows it see the stream in order, beside the sink
+        self._latches: dict[int, SchemaLatch] = {}
+
+        began_s = time.perf_counter()
+        self._compiled = _compile(steps, self.device)
+        self.compile_s = time.perf_counter() - began_s
+
+        source = plan.source
+        self.partitions = source.partitions()
+        rows = source.num_rows
+        self.num_rows = rows if rows is None or self.limit_rows is None else min(rows, self.limit_rows)
+        self.in_memory = bool(getattr(source, "in_memory", False))
+        cores = options.workers if options.workers is not None else usable_cores()
+        self.workers = cores
+        if self.in_memory and self.num_rows is not None:
+            self.workers = max(1, min(cores, -(-self.num_rows // _LEAST_ROWS_A_TASK)))
+        self.fused = self.in_memory
+        """Whether the tasks that compute also read: data in memory needs no reading ahead."""
+        if self.fused:
+            self.source_tasks = self.workers
+            self.processor_tasks = 0
+            self.window = 8
+        else:
+            limited = self.limit_rows is not None
+            self.source_tasks = 1 if limited else max(1, min(len(self.partitions), cores))
+            self.processor_tasks = cores if self._worker_steps else 0
+            self.window = max(3, -(-2 * self.processor_tasks // self.source_tasks) + 1)
+
+        read_bytes = row_bytes(source.schema)
+        if source.size_bytes and rows:
+            read_bytes = source.size_bytes / rows
+        out_bytes = row_bytes(plan.schema) if plan.schema is not None else read_bytes
+        self.read_bytes_per_row = 0.0 if self.fused else read_bytes
+        self.bytes_per_row = max(1.0, self.read_bytes_per_row + out_bytes)
+        """Estimated bytes that one input record keeps alive until the sink has taken it; tasks correct it."""
+
+        self.batcher = self._make_batcher(max(1.0, read_bytes + out_bytes))
+        self.least_rows = min(self.batcher.config.min_size, _LEAST_ROWS)
+        self.budget = MemoryBudget(options.memory_limit)
+        self._check_feasible(out_bytes)
+        self.monitors = (HostMemoryMonitor(),)
+        self.controller = BackpressureController(
+            options.backpressure if options.backpressure is not None else _engine_credits(self.least_rows),
+            clock,
+            self.monitors,
+            budget=self.budget,
+        )
+        for task in self.source_task_names:
+            self.controller.register_task(task)
+        self.contiguous = self._make_contiguous()
+        self.queue = PartitionQueue(self.partitions, self.limit_rows)
+        self._shared: SharedReader | None = None
+        if self.fused:
+            self._shared = SharedReader(
+                self.partitions, tasks=self.workers, limit_rows=self.limit_rows, num_rows=self.num_rows
+            )
+        self.stop_reading = threading.Event()
+
+    @property
+    def source_name(self) -> str:
+        """What the source stage is called."""
+        return self.plan.source.description
+
+    @property
+    def sink_name(self) -> str:
+        """What the sink stage is called."""
+        return self.plan.sink.description
+
+    @property
+    def source_task_names(self) -> list[str]:
+        """Names of the tasks that read."""
+        kind = "worker" if self.fused else "source"
+        return [f"{kind}-{number}" for number in range(self.source_tasks)]
+
+    @property
+    def stream_count(self) -> int:
+        """Partitions as the sink counts them: one when tasks share one stream."""
+        return 1 if self.fused else len(self.partitions)
+
+    def make_reader(self) -> Reader:
+        """Return the reader of one source task."""
+        return self._shared if self._shared is not None else PartitionReader(self.queue)
+
+    def make_worker_chain(self) -> Chain:
+        """Return the steps for one task that computes; classes of ``map_batches`` are built here."""
+        return Chain([self._stage(step, number) for number, step in enumerate(self._worker_steps, 1)])
+
+    def make_tail_chain(self) -> Chain:
+        """Return the steps that run beside the sink, where the stream is in order."""
+        first = len(self._worker_steps) + 1
+        return Chain([self._stage(step, number) for number, step in enumerate(self._tail_steps, first)])
+
+    def remember(self) -> None:
+        """Keep the batch size for the next run of the same work."""
+        if self.options.batching is None and self.batcher.metrics.batch_count >= 4:
+            remembered_sizes().remember(self._key(), self.batcher.found)
+
+    def _stage(self, step: PhysicalStep, number: int) -> Stage:
+        if isinstance(step, ComputeStep):
+            compiled = self._compiled[id(step)]
+            return ComputeStage(f"compute {number} ({_functions(compiled)})", compiled)
+        if isinstance(step, MapBatchesStep):
+            latch = self._latches.setdefault(id(step), SchemaLatch(step.output_schema))
+            name = getattr(step.fn, "__qualname__", type(step.fn).__qualname__)
+            return MapBatchesStage(f"map_batches {number} ({name})", step.fn, latch)
+        return LimitStage(step.rows)
+
+    def _make_batcher(self, bytes_per_row: float) -> AdaptiveBatcher:
+        if self.options.batching is not None:
+            return AdaptiveBatcher(self.options.batching, self.clock)
+        found = remembered_sizes().recall(self._key())
+        first = int(_FIRST_BATCH_BYTES / bytes_per_row) // 64 * 64
+        least = min(max(first, _LEAST_ROWS), MOST_ROWS)
+        return AdaptiveBatcher(AdaptiveBatchingConfig(initial_size=least), self.clock, start=found)
+
+    def _key(self) -> str:
+        steps = [
+            self._compiled[id(step)].program.key if isinstance(step, ComputeStep) else repr(step)
+            for step in self._worker_steps
+        ]
+        schema = self.plan.source.schema
+        return "|".join([self.device, str(self.fused), schema.to_string(), *steps])
+
+    def _check_feasible(self, out_bytes: float) -> None:
+        rows = self.least_rows
+        needs = []
+        if not self.fused:
+            needs.append(StageNeed(self.source_name, self.source_tasks, rows * self.read_bytes_per_row))
+        needs.append(StageNeed(f"results for {self.sink_name}", self.source_tasks, rows * out_bytes))
+        require_feasible(needs, self.budget.limit_bytes, rows)
+        if self.budget.limit_bytes is not None:
+            for task in self.source_task_names:
+                self.budget.guarantee(task, int(rows * self.bytes_per_row) + 1)
+
+    def _make_contiguous(self) -> ContiguousOutput | None:
+        """Return one output for all tasks, where the program, the source and the sink allow it."""
+        steps = self._worker_steps
+        if not (self.fused and len(steps) == 1 and not self._tail_steps and self.num_rows):
+            return None
+        if not getattr(self.plan.sink, "keeps_batches", False) or not isinstance(steps[0], ComputeStep):
+            return None
+        compiled = self._compiled[id(steps[0])]
+        if not (compiled.program.row_preserving and compiled.can_run_into):
+            return None
+        sizes = [partition.num_rows for partition in self.partitions[:-1]]
+        if any(size is None or size % ContiguousOutput.ALIGNMENT_ROWS for size in sizes):
+            return None
+        return ContiguousOutput(compiled, self.num_rows)
+
+
+def prepare_run(plan: PhysicalPlan, options: RunOptions, clock: Clock = time.monotonic) -> PreparedRun:
+    """Decide everything about a run that can be decided before it starts.
+
+    Raises
+    ------
+    CompileError
+        A program cannot be compiled for the device.
+    MemoryLimitError
+        One smallest batch for each task does not fit the memory limit; names the stages and the bytes.
+    """
+    return PreparedRun(plan, options, clock)
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _compile(steps: Sequence[PhysicalStep], device: str) -> dict[int, CompiledProgram]:
+    from dataflare.kernels.backend import compile_program
+
+    return {
+        id(step): compile_program(step.program, device) for step in steps if isinstance(step, ComputeStep)
+    }
+
+
+def _functions(compiled: CompiledProgram) -> str:
+    names = compiled.program.functions
+    return ", ".join(names) if names else "columns"
+
+
+def _engine_credits(least_rows: int) -> CreditConfig:
+    """Return credits that hold back under memory pressure only: the window of batches does the rest."""
+    return CreditConfig(
+        mode=CreditMode.ADAPTIVE,
+        initial_credits=_UNBOUNDED_CREDITS,
+        min_credits=least_rows,
+        max_credits=_UNBOUNDED_CREDITS,
+    )
