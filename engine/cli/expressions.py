@@ -29,7 +29,9 @@ FUNCTIONS = {function.__name__: function for function in (abs, bool, float, int,
 MATH_FUNCTIONS = frozenset(name for name in dir(math) if not name.startswith("_"))
 TEXT_METHODS = ("endswith", "find", "isdigit", "lower", "lstrip", "rstrip", "startswith", "strip", "upper")
 METHODS = frozenset((*TEXT_METHODS, "isoweekday", "total_seconds", "weekday"))
-FIELDS = frozenset(("day", "hour", "minute", "month", "second", "year"))
+FIELDS = frozenset(
+    ("day", "days", "hour", "microsecond", "microseconds", "minute", "month", "second", "seconds", "year")
+)
 
 _OPERATORS = (ast.boolop, ast.operator, ast.unaryop, ast.cmpop, ast.expr_context)
 _PLAIN = (ast.BoolOp, ast.UnaryOp, ast.Compare, ast.IfExp, ast.Tuple, ast.List, ast.Set, ast.Slice)
@@ -88,20 +90,31 @@ def check_expression(text: str, constants: Mapping[str, Any]) -> None:
     """
     if not text.strip():
         raise ExpressionError(f"the expression is empty; write one of {RECORD}, such as {RECORD}.amount > 0.")
-    try:
-        tree = ast.parse(f"({text})", mode="eval")  # the parentheses let an expression span lines
-    except SyntaxError as error:
-        line, column = (error.lineno or 1) - 1, (error.offset or 1) - 1
-        if line == 0:
-            column -= 1
-        lines = text.split("\n")
-        line = min(line, len(lines) - 1)
-        column = min(max(column, 0), len(lines[line]))
-        raise ExpressionError(
-            f"this is not a Python expression: {str(error.msg).rstrip('.?')}.", line, column
-        ) from None
+    tree = _parse(text)
     checker = _Checker(text, constants)
     checker.check(tree.body)
+
+
+def _parse(text: str) -> ast.Expression:
+    """Parse within parentheses, which let an expression span lines and move its first line by one column."""
+    lines = text.split("\n")
+    shift = -1
+    try:
+        if len(lines) == 1:  # alone, so that a parenthesis that is missing is not found in the added ones
+            shift = len(text) - len(text.lstrip())
+            ast.parse(text.strip(), mode="eval")
+            shift = -1
+        return ast.parse(f"({text})", mode="eval")
+    except SyntaxError as error:
+        line = min(error.lineno or 1, len(lines)) - 1
+        if error.offset:
+            reason = str(error.msg).rstrip(".?")
+            column = error.offset - 1 + (shift if line == 0 else 0)
+        else:  # so Python says that the text ended too early
+            reason = "something is missing at the end"
+            column = len(lines[line])
+        message = f"this is not a Python expression: {reason}."
+        raise ExpressionError(message, line, min(max(column, 0), len(lines[line]))) from None
 
 
 def build_functions(
