@@ -12,6 +12,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dataflare.batch import SharedDataBatch
+    from dataflare.control import (
+        AdaptiveBatcher,
+        AdaptiveBatchingConfig,
+        BackpressureController,
+        BatchingMetrics,
+        CreditConfig,
+        CreditMode,
+        HostMemoryMonitor,
+        MemoryBudget,
+    )
     from dataflare.kernels.errors import (
         ColumnNotFoundError,
         CompileError,
@@ -29,24 +39,41 @@ if TYPE_CHECKING:
         SchemaMismatchError,
         SinkError,
     )
+    from dataflare.observe.progress import ProgressEvent
+    from dataflare.observe.report import RunReport, StageReport
+    from dataflare.options import RunOptions
+    from dataflare.pipeline import Pipeline
 
 __all__ = [
+    "AdaptiveBatcher",
+    "AdaptiveBatchingConfig",
+    "BackpressureController",
+    "BatchingMetrics",
     "ColumnNotFoundError",
     "CompileError",
+    "CreditConfig",
+    "CreditMode",
     "DataError",
     "DataFlareError",
     "DeviceUnavailableError",
+    "HostMemoryMonitor",
+    "MemoryBudget",
     "MemoryLimitError",
     "OptionError",
     "OutputExistsError",
+    "Pipeline",
     "PlanError",
+    "ProgressEvent",
     "ReadError",
     "RunCancelledError",
     "RunError",
+    "RunOptions",
+    "RunReport",
     "SchemaError",
     "SchemaMismatchError",
     "SharedDataBatch",
     "SinkError",
+    "StageReport",
     "__version__",
 ]
 
@@ -54,22 +81,35 @@ __version__ = "0.1.0.dev0"
 
 # Where each public name lives. A test keeps this table, the imports above and __all__ equal.
 _MODULES = {
+    "AdaptiveBatcher": "dataflare.control",
+    "AdaptiveBatchingConfig": "dataflare.control",
+    "BackpressureController": "dataflare.control",
+    "BatchingMetrics": "dataflare.control",
     "ColumnNotFoundError": "dataflare.kernels.errors",
     "CompileError": "dataflare.kernels.errors",
+    "CreditConfig": "dataflare.control",
+    "CreditMode": "dataflare.control",
     "DataError": "dataflare.kernels.errors",
     "DataFlareError": "dataflare.kernels.errors",
     "DeviceUnavailableError": "dataflare.kernels.errors",
+    "HostMemoryMonitor": "dataflare.control",
+    "MemoryBudget": "dataflare.control",
     "MemoryLimitError": "dataflare.kernels.errors",
     "OptionError": "dataflare.kernels.errors",
     "OutputExistsError": "dataflare.kernels.errors",
+    "Pipeline": "dataflare.pipeline",
     "PlanError": "dataflare.kernels.errors",
+    "ProgressEvent": "dataflare.observe.progress",
     "ReadError": "dataflare.kernels.errors",
     "RunCancelledError": "dataflare.kernels.errors",
     "RunError": "dataflare.kernels.errors",
+    "RunOptions": "dataflare.options",
+    "RunReport": "dataflare.observe.report",
     "SchemaError": "dataflare.kernels.errors",
     "SchemaMismatchError": "dataflare.kernels.errors",
     "SharedDataBatch": "dataflare.batch",
     "SinkError": "dataflare.kernels.errors",
+    "StageReport": "dataflare.observe.report",
 }
 
 if not TYPE_CHECKING:
