@@ -1,10 +1,9 @@
-"""Hypothesis strategies for Arrow data, and a comparison of batches bit for bit, for tests of functions and
-plans.
+"""Hypothesis strategies for Arrow data, and a comparison of batches bit for bit, for tests.
 
-Covers the types that record functions compute with, plain and dictionary-encoded, with the values that
-break things: nulls, NaN, both zeros, infinities, the ends of every range, empty and one-row batches, and
-slices that do not begin at a byte. Does not cover nested and binary types, and needs the package
-``hypothesis``.
+Covers the types that record functions compute with, plain and dictionary-encoded, with the values that break
+things: nulls, NaN, both zeros, infinities, the ends of every range, empty and one-row batches, and slices that
+do not begin at a byte. Needs the package ``hypothesis``. Fixed samples of every Arrow type, nested ones too, are in
+``sample_data`` and exported here.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
+from dataflare.sample_data import every_type, sample_array
+
 __all__ = [
     "DECIMAL_TYPES",
     "FLOAT_TYPES",
@@ -27,7 +28,9 @@ __all__ = [
     "arrays",
     "arrow_types",
     "assert_batches_equal",
+    "every_type",
     "record_batches",
+    "sample_array",
     "schemas",
     "values",
 ]
@@ -188,7 +191,8 @@ def record_batches(
     num_rows = draw(sizes)
     columns = [draw(arrays(field.type, num_rows, nulls=nulls)) for field in schema]
     if not columns:
-        return pa.RecordBatch.from_struct_array(pa.array([{}] * num_rows, pa.struct([])))
+        nothing: Any = pa.array([{}] * num_rows, pa.struct([]))
+        return pa.RecordBatch.from_struct_array(nothing)
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
@@ -266,7 +270,7 @@ def _same(x: Any, y: Any, ulp: int) -> bool:
 
 
 def _ordinal(number: Any) -> int:
-    """Return the place of a float among all floats of its width; neighbours differ by one, both zeros are 0."""
+    """Return the place of a float among all of its width; neighbours differ by one, both zeros are 0."""
     code = {2: "<h", 4: "<i", 8: "<q"}[number.itemsize]
     bits: int = struct.unpack(code, number.astype(number.dtype.newbyteorder("<")).tobytes())[0]
     return bits if bits >= 0 else -(bits & (2 ** (8 * number.itemsize - 1) - 1))
