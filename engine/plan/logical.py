@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from dataflare.kernels.udf.stages import Stage
     from dataflare.sources.base import BatchSource
 
-__all__ = ["Limit", "LogicalNode", "MapBatches", "RecordStep", "Scan", "known_schema", "step_number"]
+__all__ = [
+    "Limit",
+    "LogicalNode",
+    "MapBatches",
+    "RecordStep",
+    "Scan",
+    "known_schema",
+    "source_of",
+    "step_number",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +145,13 @@ def require_schema(node: LogicalNode, needed_by: str) -> pa.Schema:
             "Give it: map_batches(fn, schema=pyarrow.schema([...]))."
         )
     return schema
+
+
+def source_of(node: LogicalNode) -> BatchSource:
+    """Return the source that a node's records come from."""
+    while not isinstance(node, Scan):
+        node = node.input
+    return node.source
 
 
 def step_number(node: LogicalNode) -> int:

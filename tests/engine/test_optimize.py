@@ -1,4 +1,4 @@
-"""The optimiser: what fuses, where limits go, which columns and predicates reach the source; nothing runs here."""
+"""The optimiser: what fuses, where limits go, what reaches the source. No plan runs here."""
 
 from __future__ import annotations
 

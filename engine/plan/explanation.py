@@ -1,0 +1,223 @@
+"""Explanation: what a plan would do, stage by stage, as a printable value; and the outline of a pipeline.
+
+Covers describing plans without running them. What a run did is `dataflare.observe.report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import singledispatch
+from html import escape
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from dataflare.kernels.udf.source import describe_function
+from dataflare.kernels.udf.stages import FilterStage, MapStage, SelectStage, Stage, WithColumnsStage
+from dataflare.plan.logical import Limit, LogicalNode, MapBatches, RecordStep, Scan, known_schema
+from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from dataflare.kernels.udf.program import RecordProgram, SimplePredicate
+    from dataflare.options import RunOptions
+    from dataflare.sources.base import BatchSource
+
+__all__ = ["Explanation", "StageExplanation", "explain_plan", "outline"]
+
+StageKind: TypeAlias = Literal["source", "compute", "map_batches", "limit", "sink"]
+
+
+@dataclass(frozen=True)
+class StageExplanation:
+    """One stage of a plan: what it is, and facts about it by name, all in words for people."""
+
+    kind: StageKind
+    title: str
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a pipeline would do. `str()` gives the text for people.
+
+    Attributes
+    ----------
+    device
+        Where the compute stages would run, with the reason.
+    stages
+        From the source to the sink.
+    schema
+        Of the output, None while a `map_batches` without a schema leaves it open.
+    """
+
+    device: str
+    stages: tuple[StageExplanation, ...]
+    schema: pa.Schema | None
+
+    def __str__(self) -> str:
+        lines = [f"device: {self.device}"]
+        for number, stage in enumerate(self.stages):
+            lines.append(f"{number:>2} {stage.kind:<12}{stage.title}")
+            width = max((len(name) for name in stage.facts), default=0)
+            lines += [f"     {name:<{width}}  {text}" for name, text in stage.facts.items()]
+        lines.append(f"output: {_schema_text(self.schema)}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def explain_plan(plan: PhysicalPlan, options: RunOptions, source: BatchSource) -> Explanation:
+    """Return what `plan` would do.
+
+    Parameters
+    ----------
+    source
+        The source as the user named it, before columns and records were left out.
+    """
+    stages = [_explain_source(plan, source)]
+    stages += [_explain_step(step, options.compute_device) for step in plan.steps]
+    stages.append(StageExplanation("sink", plan.sink.description, _facts({})))
+    return Explanation(_device_text(options), tuple(stages), plan.schema)
+
+
+def outline(node: LogicalNode, sink: str | None) -> str:
+    """Return the steps of a pipeline as they were written, one a line, and the schema at the end."""
+    lines = [f"  → {sink}"] if sink is not None else []
+    schema = known_schema(node)
+    while not isinstance(node, Scan):
+        lines.append(f"  {_step_text(node)}")
+        node = node.input
+    lines.append(f"  {node.label}")
+    return "\n".join([*reversed(lines), f"  schema: {_schema_text(schema)}"])
+
+
+def _explain_source(plan: PhysicalPlan, source: BatchSource) -> StageExplanation:
+    columns, all_columns = plan.source.schema.names, source.schema.names
+    facts = {"columns": f"{len(columns)} of {len(all_columns)}: {', '.join(columns)}".rstrip(": ")}
+    if plan.source.num_rows is not None:
+        facts["rows"] = f"{plan.source.num_rows:,}"
+    facts["a row"] = _row_text(plan.source.schema)
+    first = plan.steps[0] if plan.steps else None
+    if isinstance(first, ComputeStep) and first.program.pushdown:
+        facts["skips data"] = "where not " + " and ".join(map(_predicate_text, first.program.pushdown))
+    return StageExplanation("source", plan.source.description, _facts(facts))
+
+
+@singledispatch
+def _explain_step(step: Any, device: str) -> StageExplanation:
+    raise TypeError(f"{type(step).__name__} is not a step of a physical plan")
+
+
+@_explain_step.register
+def _(step: ComputeStep, device: str) -> StageExplanation:
+    program = step.program
+    read = program.read_columns
+    carried = [name for name in program.required_columns if name not in read]
+    facts = {
+        "functions": "; ".join(program.functions),
+        "reads": ", ".join(read),
+        "carries": ", ".join(carried),
+        "a row": f"{_row_text(_required_schema(program))} in, {_row_text(program.output_schema)} out",
+        "runs": _form_text(device),
+    }
+    return StageExplanation(
+        "compute", " + ".join(_stage_name(stage) for stage in program.stages), _facts(facts)
+    )
+
+
+@_explain_step.register
+def _(step: MapBatchesStep, device: str) -> StageExplanation:
+    name = getattr(step.fn, "__qualname__", type(step.fn).__qualname__)
+    facts = {
+        "runs": "in Python as it is" + (", built once a worker" if isinstance(step.fn, type) else ""),
+        "returns": _schema_text(step.output_schema),
+    }
+    return StageExplanation("map_batches", name, _facts(facts))
+
+
+@_explain_step.register
+def _(step: LimitStep, device: str) -> StageExplanation:
+    return StageExplanation("limit", f"the first {step.rows:,} records, then the source stops", _facts({}))
+
+
+def _device_text(options: RunOptions) -> str:
+    if options.device == "auto":
+        return f"{options.compute_device} (chosen by auto: this version runs on the CPU only)"
+    if options.compute_device == "python":
+        return "python (asked for: plain Python, slow, to debug functions)"
+    return f"{options.compute_device} (asked for)"
+
+
+def _form_text(device: str) -> str:
+    if device == "python":
+        return "one record at a time, by the Python interpreter"
+    return "one compiled loop over SIMD vectors, without intermediate columns; batches in parallel"
+
+
+def _stage_name(stage: Stage) -> str:
+    names = {FilterStage: "filter", MapStage: "map", WithColumnsStage: "with_columns", SelectStage: "select"}
+    return names[type(stage)]
+
+
+@singledispatch
+def _step_text(node: Any) -> str:
+    raise TypeError(f"{type(node).__name__} is not a node of a logical plan")
+
+
+@_step_text.register
+def _(node: RecordStep) -> str:
+    stage = node.stage
+    if isinstance(stage, FilterStage | MapStage):
+        return f"{node.method} {describe_function(stage.fn)}"
+    if isinstance(stage, WithColumnsStage):
+        named = [f"{name}={describe_function(fn)}" for name, fn in stage.named]
+        return f"{node.method} {', '.join(named) if stage.fn is None else describe_function(stage.fn)}"
+    pairs = [name if name == old else f"{old}→{name}" for name, old in stage.columns]
+    return f"{node.method} → {', '.join(pairs)}"
+
+
+@_step_text.register
+def _(node: MapBatches | Limit) -> str:
+    return node.label
+
+
+def _required_schema(program: RecordProgram) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([program.input_schema.field(name) for name in program.required_columns])
+
+
+def _row_text(schema: pa.Schema) -> str:
+    """Return the bytes of a record: those that are fixed, and how many columns vary."""
+    bits, varying = 0, 0
+    for field in schema:
+        try:
+            bits += field.type.bit_width
+        except ValueError:  # strings, lists and whatever else has no width
+            varying += 1
+    text = f"{-(-bits // 8)} bytes"
+    if varying:
+        text += f" + {varying} column{'s' if varying > 1 else ''} of varying width"
+    return text
+
+
+def _predicate_text(predicate: SimplePredicate) -> str:
+    if predicate.op in ("is_null", "is_valid"):
+        return f"{predicate.column} {predicate.op.replace('_', ' ')}"
+    return f"{predicate.column} {predicate.op} {predicate.value!r}"
+
+
+def _schema_text(schema: pa.Schema | None) -> str:
+    if schema is None:
+        return "known when it runs (map_batches without a schema)"
+    return ", ".join(f"{field.name} {field.type}" for field in schema) or "no columns"
+
+
+def _facts(facts: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType({name: text for name, text in facts.items() if text})
