@@ -131,7 +131,8 @@ class RecordProgram:
     @cached_property
     def key(self) -> str:
         """A digest of everything the generated code depends on, the same in every process."""
-        types = ",".join(f"{name}:{self.input_schema.field(name).type}" for name in self.required_columns)
+        fields = [(i, self.input_schema.field(i)) for i in self.columns]
+        types = ",".join(f"{i}:{f.name}:{f.type}:{f.nullable}" for i, f in fields)
         outputs = ",".join(f"{o.name}:{o.type}:{o.carried}:{o.sources}" for o in self.nullable.outputs)
         text = "\n".join((types, outputs, self._listing(self.nullable), self._listing(self.dense)))
         return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,464 @@
+"""Puts a program together as LLVM text: the loops over a batch, what each group reads, computes and writes.
+
+Two functions come out, ``dense`` for batches without nulls and ``nullable`` for the others, both
+``i64 (ptr arguments)``: they return how many records they wrote. Rows are worked in vector groups, the last few
+one by one; where strings are compared, in tiles whose string results stay in L1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from dataflare.kernels.cpu import store, strings
+from dataflare.kernels.cpu.emit import Code, Emitter, lane_type
+from dataflare.kernels.cpu.layout import (
+    ColumnForm,
+    ColumnLayout,
+    OutputLayout,
+    ProgramLayout,
+    layout_of,
+    string_form,
+    string_ops,
+)
+from dataflare.kernels.cpu.target import Target
+from dataflare.kernels.udf.ir import Node, StringOp
+from dataflare.kernels.udf.program import Lowered, RecordProgram
+
+__all__ = ["Generated", "generate"]
+
+TILE_ROWS = 1024
+STREAMING_NAME = "streaming"
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The LLVM text of a program, the layouts of its variants, and the names of its string functions."""
+
+    text: str
+    dense: ProgramLayout
+    nullable: ProgramLayout
+    dictionary_functions: dict[StringOp, str]
+    has_streaming: bool
+
+
+def generate(program: RecordProgram, target: Target) -> Generated:
+    """Return the LLVM module of a program for a target."""
+    module = _Module(target)
+    dense = layout_of(program, program.dense)
+    nullable = layout_of(program, program.nullable)
+    bodies = [_Function(module, program, program.dense, dense, "dense").build()]
+    streaming = program.row_preserving and any(o.width_bytes in (4, 8) for o in dense.outputs)
+    if streaming:
+        bodies.append(_Function(module, program, program.dense, dense, STREAMING_NAME).build())
+    bodies.append(_Function(module, program, program.nullable, nullable, "nullable").build())
+    dictionary_functions = module.dictionary_functions(nullable, dense)
+    text = "\n\n".join(
+        [
+            f'target triple = "{target.triple}"',
+            "\n".join([*module.globals, *store.permutation_tables(), "@all_ones = private constant i8 -1", "@all_set = private constant i64 -1"]),
+            "\n".join(sorted(module.declarations)),
+            *module.functions,
+            *bodies,
+            "attributes #0 = { nounwind }\nattributes #1 = { nounwind willreturn }\n!0 = !{i32 1}",
+        ]
+    )
+    return Generated(text, dense, nullable, dictionary_functions, streaming)
+
+
+class _Module:
+    """What the functions of one program share: string functions, constants, declarations."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.globals: list[str] = []
+        self.functions: list[str] = []
+        self.declarations: set[str] = set()
+        self._names: dict[tuple[StringOp, tuple[ColumnForm | None, ...], bool], str] = {}
+
+    def string_function(self, op: StringOp, forms: tuple[ColumnForm | None, ...], *, nullable: bool) -> str:
+        """Return the name of the function for a string operation, adding it if it is new."""
+        nullable = nullable and ColumnForm.VIEW in forms
+        key = (op, forms, nullable)
+        name = self._names.get(key)
+        if name is None:
+            name = self._names[key] = f"string{len(self._names)}"
+            text, declarations = strings.string_function(name, op, forms, nullable=nullable)
+            self.functions.append(text)
+            self.declarations.update(declarations)
+            self.globals += strings.string_globals(name, op)
+        return name
+
+    def dictionary_functions(self, *layouts: ProgramLayout) -> dict[StringOp, str]:
+        """Return the functions that fill the result tables of dictionary columns."""
+        found = {}
+        for layout in layouts:
+            for column in layout.columns.values():
+                for op in column.tables:
+                    form = string_form(column.type.value_type)
+                    forms = tuple(None if leaf.column is None else form for leaf in op.leaves)
+                    found[op] = self.string_function(op, forms, nullable=False)
+        return found
+
+
+class _Function:
+    """One variant of a program."""
+
+    def __init__(
+        self, module: _Module, program: RecordProgram, lowered: Lowered, layout: ProgramLayout, name: str
+    ) -> None:
+        self.module = module
+        self.program = program
+        self.lowered = lowered
+        self.layout = layout
+        self.name = name
+        self.streaming = name == STREAMING_NAME
+        self.target = module.target
+        self.code = Code()
+        self.ops = string_ops(lowered)
+        self.tiles: dict[StringOp, str] = {}
+        self._slots: dict[int, str] = {}
+        self._pointers: dict[int, str] = {}
+        self.written = self.code.variable("i64", "written")
+        self.counters = [self.code.variable("i64", "counter") for _ in range(layout.counters)]
+
+    # -------------------------------------------------------------------------------- the argument block
+
+    def slot(self, number: int) -> str:
+        """Return the value of an argument slot, loaded once at entry."""
+        if number not in self._slots:
+            name = f"%slot{number}"
+            self.code.entry.append(f"  {name}.p = getelementptr i64, ptr %arguments, i64 {number}")
+            self.code.entry.append(f"  {name} = load i64, ptr {name}.p, align 8")
+            self._slots[number] = name
+        return self._slots[number]
+
+    def pointer(self, number: int) -> str:
+        """Return an argument slot as a pointer."""
+        if number not in self._pointers:
+            slot = self.slot(number)
+            name = f"%pointer{number}"
+            self.code.entry.append(f"  {name} = inttoptr i64 {slot} to ptr")
+            self._pointers[number] = name
+        return self._pointers[number]
+
+    # ----------------------------------------------------------------------------------------- the loops
+
+    def build(self) -> str:
+        """Return the text of the function."""
+        code = self.code
+        rows = self.slot(0)
+        lanes = self.target.lanes
+        code.block = "start"
+        margin = lanes if self._reads_bits() else 0  # bits are read in pairs of groups: stay inside the bitmap
+        room = code.value(f"call i64 @llvm.usub.sat.i64(i64 {rows}, i64 {margin})")
+        code.declare("declare i64 @llvm.usub.sat.i64(i64, i64)")
+        vector_end = code.value(f"and i64 {room}, {-lanes}")
+        if self.ops:
+            self._tiled(rows, vector_end)
+        else:
+            last = self._rows_loop("vector", lanes, "0", vector_end, "0")
+            self._rows_loop("tail", 1, last, rows, "0")
+        self._finish()
+        body = "\n".join(code.lines)
+        self.module.declarations.update(code.declarations)
+        head = f"define i64 @{self.name}(ptr noalias %arguments) #0 {{\nentry:\n"
+        return head + "\n".join(code.entry) + "\n  br label %start\nstart:\n" + body + "\n}"
+
+    def _reads_bits(self) -> bool:
+        return any(
+            column.form is ColumnForm.BITS or self.name == "nullable" for column in self.layout.columns.values()
+        )
+
+    def _rows_loop(self, stem: str, lanes: int, first: str, end: str, tile: str) -> str:
+        """Emit a loop over rows in groups of ``lanes``; return the row after the last group."""
+        code = self.code
+        before, head, body, after = code.block, *(code.fresh_label(f"{stem}_{s}") for s in ("head", "body", "end"))
+        row, following = code.name("row"), code.name("row")
+        code.add(f"br label %{head}")
+        code.label(head)
+        phi = len(code.lines)
+        inside = code.value(f"icmp ult i64 {row}, {end}")
+        code.add(f"br i1 {inside}, label %{body}, label %{after}")
+        code.label(body)
+        self._group(lanes, row, tile)
+        code.add(f"{following} = add i64 {row}, {lanes}")
+        code.lines.insert(phi, f"  {row} = phi i64 [ {first}, %{before} ], [ {following}, %{code.block} ]")
+        code.add(f"br label %{head}")
+        code.label(after)
+        return row
+
+    def _tiled(self, rows: str, vector_end: str) -> None:
+        """Emit a loop over tiles: the string operations of a tile first, then its groups."""
+        code = self.code
+        code.declare("declare i64 @llvm.umin.i64(i64, i64)")
+        for op in self.ops:
+            size = strings.result_bytes(op) * (TILE_ROWS + self.target.lanes)
+            name = code.name("tile")
+            code.entry.append(f"  {name} = alloca [{size} x i8], align 64")
+            self.tiles[op] = name
+        before, head, body, after = code.block, *(code.fresh_label(s) for s in ("tiles", "tile", "tiled"))
+        row, following = code.name("tile_row"), code.name("tile_row")
+        code.add(f"br label %{head}")
+        code.label(head)
+        phi = len(code.lines)
+        inside = code.value(f"icmp ult i64 {row}, {rows}")
+        code.add(f"br i1 {inside}, label %{body}, label %{after}")
+        code.label(body)
+        full = code.value(f"add i64 {row}, {TILE_ROWS}")
+        end = code.value(f"call i64 @llvm.umin.i64(i64 {full}, i64 {rows})")
+        count = code.value(f"sub i64 {end}, {row}")
+        for op in self.ops:
+            self._string_results(op, row, count)
+        groups_end = code.value(f"call i64 @llvm.umin.i64(i64 {end}, i64 {vector_end})")
+        last = self._rows_loop("vector", self.target.lanes, row, groups_end, row)
+        self._rows_loop("tail", 1, last, end, row)
+        code.add(f"{following} = add i64 {row}, {TILE_ROWS}")
+        code.lines.insert(phi, f"  {row} = phi i64 [ 0, %{before} ], [ {following}, %{code.block} ]")
+        code.add(f"br label %{head}")
+        code.label(after)
+
+    def _string_results(self, op: StringOp, row: str, count: str) -> None:
+        """Fill the tile of one string operation."""
+        code = self.code
+        columns = [self.layout.columns[leaf.column] if leaf.column is not None else None for leaf in op.leaves]
+        only = next(c for c in columns if c is not None)
+        if only.form is ColumnForm.DICTIONARY:
+            self._dictionary_results(op, only, row, count)
+            return
+        forms = tuple(None if c is None else c.form for c in columns)
+        name = self.module.string_function(op, forms, nullable=self.name == "nullable")
+        slots = []
+        for column in (*columns, None)[:2]:
+            slot = 0 if column is None else column.slot
+            slots.append(code.value(f"getelementptr i64, ptr %arguments, i64 {slot}"))
+        code.add(f"call void @{name}(ptr {slots[0]}, ptr {slots[1]}, i64 {row}, i64 {count}, ptr {self.tiles[op]})")
+
+    def _dictionary_results(self, op: StringOp, column: ColumnLayout, row: str, count: str) -> None:
+        """Look the result of each row's dictionary entry up; an index under a null may be anything."""
+        code = self.code
+        table = self.pointer(column.data + 1 + column.tables.index(op))
+        width = "i64" if strings.result_bytes(op) == 8 else "i8"
+        index_type = f"i{column.type.index_type.bit_width}"
+        before, head, after = code.block, code.fresh_label("lookup"), code.fresh_label("looked")
+        index, following = code.name("k"), code.name("k")
+        code.add(f"br label %{head}")
+        code.label(head)
+        phi = len(code.lines)
+        here = code.value(f"add i64 {row}, {index}")
+        address = code.value(f"getelementptr {index_type}, ptr {self.pointer(column.data)}, i64 {here}")
+        entry = code.value(f"load {index_type}, ptr {address}, align 1")
+        if index_type != "i64":
+            extend = "zext" if pa.types.is_unsigned_integer(column.type.index_type) else "sext"
+            entry = code.value(f"{extend} {index_type} {entry} to i64")
+        if self.name == "nullable":
+            valid = self._bit(column.validity, here)
+            entry = code.value(f"select i1 {valid}, i64 {entry}, i64 0")
+        source = code.value(f"getelementptr {width}, ptr {table}, i64 {entry}")
+        value = code.value(f"load {width}, ptr {source}, align 1")
+        target = code.value(f"getelementptr {width}, ptr {self.tiles[op]}, i64 {index}")
+        code.add(f"store {width} {value}, ptr {target}, align 1")
+        code.add(f"{following} = add i64 {index}, 1")
+        code.lines.insert(phi, f"  {index} = phi i64 [ 0, %{before} ], [ {following}, %{head} ]")
+        more = code.value(f"icmp ult i64 {following}, {count}")
+        code.add(f"br i1 {more}, label %{head}, label %{after}")
+        code.label(after)
+
+    # ----------------------------------------------------------------------------------- what a group reads
+
+    def _group(self, lanes: int, row: str, tile: str) -> None:
+        def load(emitter: Emitter, node: Node) -> str:
+            if node.op == "string_op":
+                return self._read_tile(emitter, node.attr, row, tile)
+            column = self.layout.columns[node.attr]
+            if node.op == "valid":
+                return self._read_bits(emitter, column.validity, row)
+            if column.form is ColumnForm.BITS:
+                return self._read_bits(emitter, column.data, row)
+            if pa.types.is_decimal128(column.type):
+                return self._read_decimal(emitter, column, row)
+            return self._read_fixed(emitter, column, lane_type(node.type), row)
+
+        emitter = Emitter(self.code, self.target, lanes, load)
+        if self.lowered.keep is None:
+            self._write_all(emitter, row)
+        else:
+            self._write_kept(emitter, row)
+
+    def _read_fixed(self, emitter: Emitter, column: ColumnLayout, element: str, row: str) -> str:
+        code = self.code
+        address = code.value(f"getelementptr {element}, ptr {self.pointer(column.data)}, i64 {row}")
+        return code.value(f"load {emitter.type_of(element)}, ptr {address}, align 1")
+
+    def _read_decimal(self, emitter: Emitter, column: ColumnLayout, row: str) -> str:
+        """Read the low halves of 128-bit decimals, which hold all of 18 digits."""
+        code, lanes = self.code, emitter.lanes
+        address = code.value(f"getelementptr i128, ptr {self.pointer(column.data)}, i64 {row}")
+        if lanes == 1:
+            return code.value(f"load i64, ptr {address}, align 1")
+        pairs = code.value(f"load <{2 * lanes} x i64>, ptr {address}, align 1")
+        even = ", ".join(f"i32 {2 * lane}" for lane in range(lanes))
+        return code.value(
+            f"shufflevector <{2 * lanes} x i64> {pairs}, <{2 * lanes} x i64> poison, <{lanes} x i32> <{even}>"
+        )
+
+    def _bit(self, slot: int, row: str) -> str:
+        """Return one bit of the bitmap at ``slot``; an absent bitmap is all ones."""
+        code = self.code
+        bit = code.value(f"add i64 {self.slot(slot + 1)}, {row}")
+        byte = code.value(f"lshr i64 {bit}, 3")
+        present = code.value(f"icmp ne i64 {self.slot(slot)}, 0")
+        address = code.value(f"getelementptr i8, ptr {self.pointer(slot)}, i64 {byte}")
+        address = code.value(f"select i1 {present}, ptr {address}, ptr @all_ones")
+        loaded = code.value(f"load i8, ptr {address}, align 1")
+        shift = code.value(f"trunc i64 {bit} to i8")
+        shift = code.value(f"and i8 {shift}, 7")
+        loaded = code.value(f"lshr i8 {loaded}, {shift}")
+        return code.value(f"trunc i8 {loaded} to i1")
+
+    def _read_bits(self, emitter: Emitter, slot: int, row: str) -> str:
+        """Read a group of bits from the bitmap at ``slot``, which may begin inside a byte; absent: all ones."""
+        if emitter.lanes == 1:
+            return self._bit(slot, row)
+        code, lanes = self.code, emitter.lanes
+        byte = code.value(f"lshr i64 {row}, 3")
+        present = code.value(f"icmp ne i64 {self.slot(slot)}, 0")
+        address = code.value(f"getelementptr i8, ptr {self.pointer(slot)}, i64 {byte}")
+        address = code.value(f"select i1 {present}, ptr {address}, ptr @all_set")
+        wide = code.value(f"load i{2 * lanes}, ptr {address}, align 1")
+        shift = code.value(f"trunc i64 {self.slot(slot + 1)} to i{2 * lanes}")
+        wide = code.value(f"lshr i{2 * lanes} {wide}, {shift}")
+        narrow = code.value(f"trunc i{2 * lanes} {wide} to i{lanes}")
+        return code.value(f"bitcast i{lanes} {narrow} to <{lanes} x i1>")
+
+    def _read_tile(self, emitter: Emitter, op: StringOp, row: str, tile: str) -> str:
+        code = self.code
+        element = "i64" if strings.result_bytes(op) == 8 else "i8"
+        index = code.value(f"sub i64 {row}, {tile}")
+        address = code.value(f"getelementptr {element}, ptr {self.tiles[op]}, i64 {index}")
+        value = code.value(f"load {emitter.type_of(element)}, ptr {address}, align 1")
+        if element == "i64":
+            return value
+        return code.value(f"trunc {emitter.type_of('i8')} {value} to {emitter.type_of('i1')}")
+
+    # --------------------------------------------------------------------------------- what a group writes
+
+    def _count(self, counter: str, amount: str) -> None:
+        code = self.code
+        old = code.value(f"load i64, ptr {counter}, align 8")
+        new = code.value(f"add i64 {old}, {amount}")
+        code.add(f"store i64 {new}, ptr {counter}, align 8")
+
+    def _write_all(self, emitter: Emitter, row: str) -> None:
+        for out in self.layout.outputs:
+            node = out.output.node
+            assert node is not None
+            value = emitter.emit(node)
+            base = self.pointer(out.slot)
+            if out.is_bits:
+                self._write_flags(emitter, value, base, row)
+            elif out.width_bytes == 16:
+                self._write_wide(emitter, value, base, row)
+            else:
+                streaming = self.streaming and emitter.lanes * out.width_bytes >= 32
+                store.store_vector(emitter, value, lane_type(node.type), base, row, streaming=streaming)
+            if out.output.valid is not None:
+                valid = emitter.emit(out.output.valid)
+                if out.output.valid.is_const:
+                    valid = self._materialise(emitter, valid)
+                self._write_flags(emitter, valid, self.pointer(out.slot + 1), row)
+                self._count(self.counters[out.counter], store.popcount_flags(emitter, valid))
+
+    def _materialise(self, emitter: Emitter, flags: str) -> str:
+        """Return a constant group of flags as a register, for instructions that want one."""
+        vector = emitter.type_of("i1")
+        return self.code.value(f"or {vector} {flags}, {flags}")
+
+    def _write_flags(self, emitter: Emitter, flags: str, base: str, row: str) -> None:
+        if emitter.lanes > 1:
+            store.store_bits(emitter, flags, base, row)
+        else:
+            store.append_bits(self.code, base, row, self.code.value(f"zext i1 {flags} to i64"))
+
+    def _write_wide(self, emitter: Emitter, value: str, base: str, row: str) -> None:
+        """Write decimals: 64-bit values, their sign extended to 128 bits."""
+        code = self.code
+        wide = code.value(f"sext {emitter.type_of('i64')} {value} to {emitter.type_of('i128')}")
+        store.store_vector(emitter, wide, "i128", base, row, streaming=False)
+
+    def _write_kept(self, emitter: Emitter, row: str) -> None:
+        code = self.code
+        assert self.lowered.keep is not None
+        for number, node in enumerate(self.lowered.null_drops):
+            flags = emitter.emit(node)
+            if node.is_const:
+                flags = self._materialise(emitter, flags)
+            self._count(self.counters[number], store.popcount_flags(emitter, flags))
+        flags = emitter.emit(self.lowered.keep)
+        if self.lowered.keep.is_const:
+            flags = self._materialise(emitter, flags)
+        mask = store.mask_of(emitter, flags)
+        if self.layout.selection is not None:
+            self._write_flags(emitter, flags, self.pointer(self.layout.selection), row)
+        work, skip = code.fresh_label("kept"), code.fresh_label("none")
+        some = code.value(f"icmp ne i64 {mask.bits}, 0")
+        code.add(f"br i1 {some}, label %{work}, label %{skip}")
+        code.label(work)
+        position = code.value(f"load i64, ptr {self.written}, align 8")
+        for out in self.layout.outputs:
+            self._write_kept_column(emitter, out, mask, position, row)
+        following = code.value(f"add i64 {position}, {mask.count}")
+        code.add(f"store i64 {following}, ptr {self.written}, align 8")
+        code.add(f"br label %{skip}")
+        code.label(skip)
+
+    def _write_kept_column(self, emitter: Emitter, out: OutputLayout, mask: store.Mask, position: str, row: str) -> None:
+        code = self.code
+        base = self.pointer(out.slot)
+        valid: str | None = None
+        if out.output.carried is not None:
+            column = self.layout.columns[out.output.carried]
+            if out.is_bits:
+                value = self._read_bits(emitter, column.data, row)
+            else:
+                value = self._read_fixed(emitter, column, f"i{out.width_bytes * 8}", row)
+            if out.has_validity:
+                valid = self._read_bits(emitter, column.validity, row)
+        else:
+            node = out.output.node
+            assert node is not None
+            value = emitter.emit(node)
+            element = lane_type(node.type)
+            if node.is_const and out.is_bits:
+                value = self._materialise(emitter, value)
+            elif not out.is_bits and not element.startswith("i"):
+                value = code.value(
+                    f"bitcast {emitter.type_of(element)} {value} to {emitter.type_of(f'i{out.width_bytes * 8}')}"
+                )
+            elif out.width_bytes == 16:
+                value = code.value(f"sext {emitter.type_of('i64')} {value} to {emitter.type_of('i128')}")
+            if out.output.valid is not None:
+                valid = emitter.emit(out.output.valid)
+                if out.output.valid.is_const:
+                    valid = self._materialise(emitter, valid)
+        if out.is_bits:
+            store.compact_bits(emitter, mask, value, base, position)
+        else:
+            store.compact(emitter, mask, value, f"i{out.width_bytes * 8}", base, position)
+        if valid is not None:
+            count = store.compact_bits(emitter, mask, valid, self.pointer(out.slot + 1), position)
+            self._count(self.counters[out.counter], count)
+
+    def _finish(self) -> None:
+        code = self.code
+        counters = self.pointer(1)
+        for number, counter in enumerate(self.counters):
+            value = code.value(f"load i64, ptr {counter}, align 8")
+            address = code.value(f"getelementptr i64, ptr {counters}, i64 {number}")
+            code.add(f"store i64 {value}, ptr {address}, align 8")
+        if self.lowered.keep is None:
+            code.add(f"ret i64 {self.slot(0)}")
+        else:
+            total = code.value(f"load i64, ptr {self.written}, align 8")
+            code.add(f"ret i64 {total}")

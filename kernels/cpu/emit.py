@@ -1,0 +1,354 @@
+"""Turns nodes of the dataflow form into LLVM instructions for a group of records.
+
+One emitter serves both the vector loop (``lanes`` records in registers) and the loop over the last few records
+(``lanes == 1``); vector math is called with whole registers in both, so a result does not depend on where in a
+batch a record stands. Floats are never reassociated or contracted.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from dataflare.kernels.cpu.target import MATH_FUNCTIONS, Target
+from dataflare.kernels.dtypes import FLOAT64, ValueType
+from dataflare.kernels.udf.ir import Loop, Node
+
+__all__ = ["Code", "Emitter", "lane_type"]
+
+_COMPARISONS = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
+_SIGNED = {"eq": "eq", "ne": "ne", "lt": "slt", "le": "sle", "gt": "sgt", "ge": "sge"}
+_UNSIGNED = {"eq": "eq", "ne": "ne", "lt": "ult", "le": "ule", "gt": "ugt", "ge": "uge"}
+_FLOAT_OPS = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv", "rem": "frem"}
+_INTRINSICS = ("sqrt", "fabs", "floor", "ceil", "trunc", "rint", "copysign")
+
+
+def lane_type(kind: ValueType) -> str:
+    """Return the LLVM type of one value."""
+    if kind.kind == "float":
+        return {16: "half", 32: "float", 64: "double"}[kind.bits]
+    return f"i{kind.bits}"
+
+
+class Code:
+    """The text of one LLVM function under construction, and the names used in it."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.entry: list[str] = []
+        self.declarations: dict[str, None] = {}
+        self.block = "entry"
+        self._count = 0
+
+    def name(self, stem: str = "v") -> str:
+        """Return a fresh register name."""
+        self._count += 1
+        return f"%{stem}{self._count}"
+
+    def value(self, text: str, stem: str = "v") -> str:
+        """Add ``%name = text`` and return the name."""
+        name = self.name(stem)
+        self.lines.append(f"  {name} = {text}")
+        return name
+
+    def add(self, text: str) -> None:
+        """Add an instruction without a result."""
+        self.lines.append(f"  {text}")
+
+    def label(self, name: str) -> None:
+        """Begin a basic block."""
+        self.lines.append(f"{name}:")
+        self.block = name
+
+    def fresh_label(self, stem: str) -> str:
+        """Return a fresh block name."""
+        self._count += 1
+        return f"{stem}{self._count}"
+
+    def variable(self, type: str, stem: str, initial: str = "0") -> str:
+        """Add a stack slot in the entry block; the optimiser keeps it in a register."""
+        name = self.name(stem)
+        self.entry.append(f"  {name} = alloca {type}, align 8")
+        self.entry.append(f"  store {type} {initial}, ptr {name}, align 8")
+        return name
+
+    def declare(self, text: str) -> None:
+        """Declare an external function."""
+        self.declarations[text] = None
+
+
+class Emitter:
+    """Emits nodes for ``lanes`` records; each node once, in the block where it is first needed."""
+
+    def __init__(
+        self,
+        code: Code,
+        target: Target,
+        lanes: int,
+        load: Callable[[Emitter, Node], str],
+    ) -> None:
+        self.code = code
+        self.target = target
+        self.lanes = lanes
+        self._load = load
+        self._values: dict[int, str] = {}
+
+    # ------------------------------------------------------------------------------------- types
+
+    def type_of(self, element: str) -> str:
+        """Return the LLVM type of a group of ``element``."""
+        return element if self.lanes == 1 else f"<{self.lanes} x {element}>"
+
+    def node_type(self, node: Node) -> str:
+        """Return the LLVM type of a node's value in this group."""
+        return self.type_of(lane_type(node.type))
+
+    def constant(self, kind: ValueType, value: object) -> str:
+        """Return a constant as an LLVM literal."""
+        if kind.kind == "float":
+            text = "0x" + struct.pack(">d", value).hex().upper()
+            if kind.bits == 16:
+                text = "0xH" + struct.pack(">e", value).hex().upper()
+        elif kind.kind == "bool":
+            text = "true" if value else "false"
+        else:
+            text = str(value)
+        return text if self.lanes == 1 else f"splat ({lane_type(kind)} {text})"
+
+    def splat(self, element: str, text: str) -> str:
+        """Return a literal of ``element`` in every lane."""
+        return text if self.lanes == 1 else f"splat ({element} {text})"
+
+    # ------------------------------------------------------------------------------------- nodes
+
+    def emit(self, node: Node) -> str:
+        """Return the name of a node's value, computing it here if it is new."""
+        if node.is_const:
+            return self.constant(node.type, node.attr)
+        known = self._values.get(node.index)
+        if known is not None:
+            return known
+        for pending in self._missing(node):
+            if pending.index not in self._values:
+                self._values[pending.index] = self._instruction(pending)
+        return self._values[node.index]
+
+    def _missing(self, node: Node) -> list[Node]:
+        """Return what must be computed for ``node``, in order; iterative, since chains can be long."""
+        order: list[Node] = []
+        seen: set[int] = set()
+        stack: list[tuple[Node, bool]] = [(node, False)]
+        while stack:
+            current, ready = stack.pop()
+            if ready:
+                order.append(current)
+                continue
+            if current.is_const or current.index in self._values or current.index in seen:
+                continue
+            seen.add(current.index)
+            stack.append((current, True))
+            stack.extend((argument, False) for argument in reversed(current.args))
+        return order
+
+    def _instruction(self, node: Node) -> str:
+        if node.op in ("load", "valid", "string_op"):
+            return self._load(self, node)
+        if node.op == "loop":
+            return self._loop(node)
+        if node.op == "loop_out":
+            return self._values[node.args[0].attr.params[node.attr].index]
+        if node.op == "call":
+            return self._call(node)
+        args = [self.emit(a) for a in node.args]
+        kind, text = node.type, self.node_type(node)
+        if node.op == "convert":
+            return self._convert(node, args[0])
+        if node.op == "select":
+            flags = self.type_of("i1")
+            return self.code.value(f"select {flags} {args[0]}, {text} {args[1]}, {text} {args[2]}")
+        if node.op in _COMPARISONS:
+            operand = node.args[0].type
+            vector = self.node_type(node.args[0])
+            if operand.kind == "float":
+                return self.code.value(f"fcmp {_COMPARISONS[node.op]} {vector} {args[0]}, {args[1]}")
+            table = _UNSIGNED if operand.kind in ("uint", "bool") else _SIGNED
+            return self.code.value(f"icmp {table[node.op]} {vector} {args[0]}, {args[1]}")
+        if node.op == "not":
+            ones = self.splat("i1", "true") if kind.kind == "bool" else self.splat(lane_type(kind), "-1")
+            return self.code.value(f"xor {text} {args[0]}, {ones}")
+        if node.op == "neg":
+            if kind.kind == "float":
+                return self.code.value(f"fneg {text} {args[0]}")
+            return self.code.value(f"sub {text} {self.splat(lane_type(kind), '0')}, {args[0]}")
+        if kind.kind == "float":
+            return self.code.value(f"{_FLOAT_OPS[node.op]} {text} {args[0]}, {args[1]}")
+        op = node.op
+        if op in ("quotient", "rem"):
+            sign = "u" if kind.kind == "uint" else "s"
+            op = sign + ("div" if op == "quotient" else "rem")
+        return self.code.value(f"{op} {text} {args[0]}, {args[1]}")
+
+    def _convert(self, node: Node, value: str) -> str:
+        source, target = node.args[0].type, node.type
+        a, b = lane_type(source), lane_type(target)
+        vector_a, vector_b = self.type_of(a), self.type_of(b)
+        if source.kind == "float":
+            if target.kind == "float":
+                if a == b:
+                    return value
+                op = "fpext" if target.bits > source.bits else "fptrunc"
+            else:
+                op = "fptoui" if target.kind == "uint" else "fptosi"
+        elif target.kind == "float":
+            if source.kind != "uint" and source.bits == 64 and target.bits == 64:
+                if self.lanes > 1 and not self.target.converts_int64:
+                    return self._int64_to_float64(value)
+            op = "uitofp" if source.kind in ("uint", "bool") else "sitofp"
+        elif a == b:
+            return value
+        elif target.bits < source.bits:
+            op = "trunc"
+        else:
+            op = "zext" if source.kind in ("uint", "bool") else "sext"
+        return self.code.value(f"{op} {vector_a} {value} to {vector_b}")
+
+    def _int64_to_float64(self, value: str) -> str:
+        """Convert int64 to float64 with one rounding where the CPU has no such vector instruction.
+
+        The high and low halves become exact floats by writing them into the mantissas of 2**84 and 2**52; their
+        difference from the constants is exact and the last addition rounds once (as compilers do for AVX2).
+        """
+        code, ints, floats = self.code, self.type_of("i64"), self.type_of("double")
+        low = code.value(f"and {ints} {value}, {self.splat('i64', '4294967295')}")
+        low = code.value(f"or {ints} {low}, {self.splat('i64', str(0x4330000000000000))}")
+        low = code.value(f"bitcast {ints} {low} to {floats}")
+        high = code.value(f"lshr {ints} {value}, {self.splat('i64', '32')}")
+        high = code.value(f"xor {ints} {high}, {self.splat('i64', str(0x4530000080000000))}")
+        high = code.value(f"bitcast {ints} {high} to {floats}")
+        offset = self.constant(FLOAT64, 2.0**84 + 2.0**63 + 2.0**52)
+        high = code.value(f"fsub {floats} {high}, {offset}")
+        return code.value(f"fadd {floats} {high}, {low}")
+
+    # -------------------------------------------------------------------------------------- math
+
+    def _call(self, node: Node) -> str:
+        args = [self.emit(a) for a in node.args]
+        vector, element = self.node_type(node), lane_type(node.type)
+        if node.attr in _INTRINSICS:
+            suffix = {"half": "f16", "float": "f32", "double": "f64"}[element]
+            name = f"llvm.{node.attr}.{suffix}" if self.lanes == 1 else f"llvm.{node.attr}.v{self.lanes}{suffix}"
+            self.code.declare(f"declare {vector} @{name}({', '.join([vector] * len(args))})")
+            return self.code.value(f"call {vector} @{name}({', '.join(f'{vector} {a}' for a in args)})")
+        symbol = self.target.vector_math.get(node.attr)
+        if symbol is None:
+            return self._scalar_calls(node, args)
+        return self._vector_calls(symbol, args)
+
+    def _vector_calls(self, symbol: str, args: list[str]) -> str:
+        code, width = self.code, self.target.vector_math_lanes
+        register = f"<{width} x double>"
+        code.declare(f"declare {register} @{symbol}({', '.join([register] * len(args))}) #1")
+        if self.lanes == 1:
+            pieces = [self._spread(a, width) for a in args]
+            result = code.value(f"call {register} @{symbol}({', '.join(f'{register} {p}' for p in pieces)})")
+            return code.value(f"extractelement {register} {result}, i64 0")
+        parts = []
+        for start in range(0, self.lanes, width):
+            pieces = [self.part(a, "double", start, width) for a in args]
+            parts.append(code.value(f"call {register} @{symbol}({', '.join(f'{register} {p}' for p in pieces)})"))
+        return self._concatenate(parts, "double", width)
+
+    def _spread(self, value: str, width: int) -> str:
+        first = self.code.value(f"insertelement <{width} x double> poison, double {value}, i64 0")
+        zeros = ", ".join(["i32 0"] * width)
+        return self.code.value(
+            f"shufflevector <{width} x double> {first}, <{width} x double> poison, <{width} x i32> <{zeros}>"
+        )
+
+    def part(self, value: str, element: str, start: int, width: int) -> str:
+        """Return ``width`` lanes of a value from lane ``start``."""
+        if width == self.lanes:
+            return value
+        lanes = ", ".join(f"i32 {i}" for i in range(start, start + width))
+        vector = self.type_of(element)
+        return self.code.value(f"shufflevector {vector} {value}, {vector} poison, <{width} x i32> <{lanes}>")
+
+    def _concatenate(self, parts: list[str], element: str, width: int) -> str:
+        while len(parts) > 1:
+            lanes = ", ".join(f"i32 {i}" for i in range(2 * width))
+            parts = [
+                self.code.value(
+                    f"shufflevector <{width} x {element}> {a}, <{width} x {element}> {b}, <{2 * width} x i32> <{lanes}>"
+                )
+                for a, b in zip(parts[::2], parts[1::2], strict=True)
+            ]
+            width *= 2
+        return parts[0]
+
+    def _scalar_calls(self, node: Node, args: list[str]) -> str:
+        code = self.code
+        name, arity = MATH_FUNCTIONS[node.attr]
+        code.declare(f"declare double @{name}({', '.join(['double'] * arity)}) #1")
+        if self.lanes == 1:
+            return code.value(f"call double @{name}({', '.join(f'double {a}' for a in args)})")
+        vector = self.type_of("double")
+        result = "poison"
+        for lane in range(self.lanes):
+            values = [code.value(f"extractelement {vector} {a}, i64 {lane}") for a in args]
+            one = code.value(f"call double @{name}({', '.join(f'double {v}' for v in values)})")
+            result = code.value(f"insertelement {vector} {result}, double {one}, i64 {lane}")
+        return result
+
+    # ------------------------------------------------------------------------------------- loops
+
+    def any(self, flags: str) -> str:
+        """Return whether any lane of a group of flags is set, as one i1."""
+        if self.lanes == 1:
+            return flags
+        bits = self.code.value(f"bitcast <{self.lanes} x i1> {flags} to i{self.lanes}")
+        return self.code.value(f"icmp ne i{self.lanes} {bits}, 0")
+
+    def _loop(self, node: Node) -> str:
+        """Emit a loop that runs until no lane is inside; what does not change in it is computed before it."""
+        code, loop = self.code, node.attr
+        for outside in _invariants(loop):
+            self.emit(outside)
+        initial = [self.emit(a) for a in node.args]
+        before, head, body, after = code.block, *(code.fresh_label(s) for s in ("head", "body", "after"))
+        code.add(f"br label %{head}")
+        code.label(head)
+        position = len(code.lines)
+        names = [code.name("p") for _ in loop.params]
+        for parameter, name in zip(loop.params, names, strict=True):
+            self._values[parameter.index] = name
+        code.add(f"br i1 {self.any(names[0])}, label %{body}, label %{after}")
+        code.label(body)
+        following = [self.emit(n) for n in loop.nexts]
+        last = code.block
+        code.add(f"br label %{head}")
+        phis = [
+            f"  {name} = phi {self.node_type(p)} [ {first}, %{before} ], [ {nxt}, %{last} ]"
+            for p, name, first, nxt in zip(loop.params, names, initial, following, strict=True)
+        ]
+        code.lines[position:position] = phis
+        code.label(after)
+        return names[0]
+
+
+def _invariants(loop: Loop) -> list[Node]:
+    """Return the nodes that a loop reads but does not change."""
+    found: dict[int, Node] = {}
+    seen: set[int] = set()
+    pending = list(loop.nexts)
+    while pending:
+        node = pending.pop()
+        if node.is_const or node.index in seen:
+            continue
+        seen.add(node.index)
+        if node.depth < loop.depth:
+            found[node.index] = node
+            continue
+        pending.extend(node.args)
+        if node.op == "loop":
+            pending.extend(node.attr.nexts)
+    return [found[i] for i in sorted(found)]

@@ -1,0 +1,411 @@
+"""Runs a compiled program over the columns of a batch: fills the argument block, calls the code, wraps results.
+
+The path taken for every batch is written for calls of a few microseconds: everything that follows from types
+alone is decided when the program is compiled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import struct
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dataflare.kernels.backend import OutputBlock, ProgramResult
+from dataflare.kernels.cpu import cache, jit
+from dataflare.kernels.cpu.codegen import STREAMING_NAME, Generated, generate
+from dataflare.kernels.cpu.layout import ColumnForm, ColumnLayout, OutputLayout, ProgramLayout
+from dataflare.kernels.cpu.strings import result_bytes
+from dataflare.kernels.cpu.target import Target, host_target
+from dataflare.kernels.memory.column import HostColumn
+from dataflare.kernels.memory.pool import HostBlock, default_pool
+from dataflare.kernels.udf.ir import StringOp
+from dataflare.kernels.udf.program import Lowered, RecordProgram
+
+__all__ = ["CpuProgram", "compile_cpu"]
+
+CODE_VERSION = 1
+STREAMING_MIN_BYTES = 4 * 2**20
+"""Results of at least this size bypass the caches: they would only push out what is read next."""
+
+Filler = Callable[[HostColumn, list[int], list[object]], None]
+
+
+def compile_cpu(program: RecordProgram) -> CpuProgram:
+    """Compile a program for this machine, or load it from the cache."""
+    start = time.perf_counter()
+    target = host_target()
+    generated = generate(program, target)
+    key = _cache_key(generated.text, target)
+    data = cache.load(key)
+    loaded = None
+    source = "disk"
+    if data is not None:
+        loaded = _load(data)
+    if loaded is None:
+        source = "compiled"
+        data = jit.assemble(generated.text, target)
+        loaded = jit.load_object(data)
+        cache.save(key, data)
+    return CpuProgram(program, generated, target, loaded, source, time.perf_counter() - start)
+
+
+def _load(data: bytes) -> jit.LoadedObject | None:
+    try:
+        return jit.load_object(data)
+    except RuntimeError:  # an object that this LLVM cannot load is compiled anew
+        return None
+
+
+def _cache_key(text: str, target: Target) -> str:
+    import llvmlite
+
+    parts = (str(CODE_VERSION), llvmlite.__version__, target.cpu, target.features, text)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+class CpuProgram:
+    """A program as machine code. Thread-safe: it keeps no state between batches but its dictionary tables."""
+
+    device = "cpu"
+
+    def __init__(
+        self,
+        program: RecordProgram,
+        generated: Generated,
+        target: Target,
+        loaded: jit.LoadedObject,
+        source: str,
+        compile_s: float,
+    ) -> None:
+        self.program = program
+        self.cache = source
+        self.compile_s = compile_s
+        self._generated = generated
+        self._target = target
+        self._loaded = loaded
+        self._dense = _Variant(self, program.dense, generated.dense, "dense")
+        self._nullable = _Variant(self, program.nullable, generated.nullable, "nullable")
+        self._streaming = (
+            _Variant(self, program.dense, generated.dense, STREAMING_NAME) if generated.has_streaming else self._dense
+        )
+        self._nullable_positions = tuple(
+            i for i, number in enumerate(program.columns) if program.input_schema.field(number).nullable
+        )
+        self.can_run_into = program.row_preserving and all(
+            not out.output.sources and out.output.carried is None for out in generated.dense.outputs
+        ) and all(o.carried is None for o in program.dense.outputs)
+        widths = [out.width_bytes for out in generated.dense.outputs]
+        self._row_bytes = sum(widths)
+        self._dictionary_results: dict[tuple[StringOp, int], tuple[HostColumn, HostBlock]] = {}
+        self._lock = threading.Lock()
+
+    def source(self) -> str:
+        """Return the generated LLVM code."""
+        return self._generated.text
+
+    def assembly(self) -> str:
+        """Return the machine code as assembly."""
+        return jit.assembly(self._generated.text, self._target)
+
+    def run(self, columns: Sequence[HostColumn], num_rows: int) -> ProgramResult:
+        """Run over one batch; ``columns`` in the order of ``program.required_columns``."""
+        return self._variant(columns, num_rows).run(columns, num_rows)
+
+    def _variant(self, columns: Sequence[HostColumn], num_rows: int) -> _Variant:
+        for position in self._nullable_positions:
+            if columns[position].null_count:
+                return self._nullable
+        return self._streaming if self._row_bytes * num_rows >= STREAMING_MIN_BYTES else self._dense
+
+    # ------------------------------------------------------------------------- one result for many batches
+
+    def allocate(self, num_rows: int) -> OutputBlock:
+        """Return memory for the result of ``num_rows`` records, to be filled piece by piece by `run_into`."""
+        return OutputBlock.allocate(self.program.output_schema, num_rows)
+
+    def run_into(self, columns: Sequence[HostColumn], num_rows: int, out: OutputBlock, row_offset: int) -> None:
+        """Run over one batch and write its records at ``row_offset``, a multiple of 64, of ``out``."""
+        for position in self._nullable_positions:
+            if columns[position].null_count:
+                self._nullable.run_into(columns, num_rows, out, row_offset)
+                return
+        out_of_cache = self._row_bytes * out.num_rows >= STREAMING_MIN_BYTES
+        (self._streaming if out_of_cache else self._dense).run_into(columns, num_rows, out, row_offset)
+
+    # --------------------------------------------------------------------------------- dictionary columns
+
+    def dictionary_table(self, op: StringOp, dictionary: HostColumn) -> HostBlock:
+        """Return the results of a string operation for each distinct value, computed once per dictionary."""
+        addresses = dictionary.addresses
+        key = (op, addresses[1] if len(addresses) > 1 else 0)
+        with self._lock:
+            known = self._dictionary_results.get(key)
+            if known is not None and known[0].length == dictionary.length and known[0].addresses == addresses:
+                return known[1]
+        rows = dictionary.length
+        block = default_pool().acquire(max(1, rows) * result_bytes(op))
+        ctypes.memset(block.address, 0, max(1, rows) * result_bytes(op))  # entry 0 is read under nulls
+        slots: list[int] = []
+        keep: list[object] = []
+        _string_slots(dictionary, slots, keep)
+        arguments = struct.pack(f"<{len(slots)}q", *map(_signed, slots))
+        buffer = ctypes.create_string_buffer(arguments, len(arguments))
+        address = ctypes.addressof(buffer)
+        function = self._loaded.function(self._generated.dictionary_functions[op], jit.STRING_KERNEL)
+        function(address, address, 0, rows, block.address)
+        with self._lock:
+            if len(self._dictionary_results) >= 64:
+                self._dictionary_results.clear()
+            self._dictionary_results[key] = (dictionary, block)
+        return block
+
+
+class _Variant:
+    """One generated function and how its argument block is filled."""
+
+    def __init__(self, owner: CpuProgram, lowered: Lowered, layout: ProgramLayout, name: str) -> None:
+        self._owner = owner
+        self._lowered = lowered
+        self._layout = layout
+        self._call = owner._loaded.function(name, jit.KERNEL)
+        self._pack = struct.Struct(f"<{layout.slots}q").pack
+        self._counters = layout.counters
+        self._read_counters = struct.Struct(f"<{max(1, layout.counters)}q")
+        self._drops = len(lowered.null_drops)
+        self._fillers = tuple(_filler(owner, layout.columns[number]) for number in owner.program.columns)
+        self._positions = {number: i for i, number in enumerate(owner.program.columns)}
+        self._by_output = {id(out.output): out for out in layout.outputs}
+        self._filters = lowered.keep is not None
+        self._simple = all(not out.output.sources for out in layout.outputs) and layout.selection is None
+        self._fields = tuple(
+            (output, self._by_output.get(id(output)), owner.program.output_schema.field(i).type)
+            for i, output in enumerate(lowered.outputs)
+        )
+
+    def _arguments(self, columns: Sequence[HostColumn], num_rows: int, keep: list[object]) -> tuple[list[int], int]:
+        """Return the argument block up to the results, and the address of the counters."""
+        counters = 0
+        if self._counters:
+            block = default_pool().acquire(8 * self._counters)
+            keep.append(block)
+            counters = block.address
+        slots = [num_rows, counters]
+        for fill, column in zip(self._fillers, columns, strict=True):
+            fill(column, slots, keep)
+        return slots, counters
+
+    def run(self, columns: Sequence[HostColumn], num_rows: int) -> ProgramResult:
+        keep: list[object] = []
+        slots, counters = self._arguments(columns, num_rows, keep)
+        pool = default_pool()
+        blocks: dict[int, tuple[HostBlock, HostBlock | None]] = {}
+        for out in self._layout.outputs:
+            width = out.width_bytes
+            block = pool.acquire(num_rows * width if width else (num_rows + 7) // 8)
+            validity = pool.acquire((num_rows + 7) // 8) if out.has_validity else None
+            blocks[out.slot] = (block, validity)
+            slots.append(block.address)
+            slots.append(validity.address if validity is not None else 0)
+        selection: HostBlock | None = None
+        if self._layout.selection is not None:
+            selection = pool.acquire((num_rows + 7) // 8)
+            slots.append(selection.address)
+        written = self._call(self._pack(*slots))
+        values: tuple[int, ...] = ()
+        if self._counters:
+            values = self._read_counters.unpack(ctypes.string_at(counters, 8 * self._counters))
+        dropped = sum(values[: self._drops])
+        chosen = _Selection(selection, num_rows, written)
+        results = []
+        for output, out, data_type in self._fields:
+            if out is None:
+                assert output.carried is not None
+                column = columns[self._positions[output.carried]]
+                results.append(chosen.apply(column) if self._filters else column)
+                continue
+            block, validity = blocks[out.slot]
+            nulls = written - values[out.counter] if validity is not None else 0
+            stored = pa.int32() if output.sources else data_type
+            result = HostColumn.from_block(
+                stored,
+                written,
+                validity.address if validity is not None and nulls else 0,
+                block.address,
+                nulls,
+                block if validity is None or not nulls else (block, validity),
+            )
+            if output.sources:
+                result = self._strings(out, result, columns, chosen, data_type)
+            results.append(result)
+        return ProgramResult(tuple(results), written, dropped)
+
+    def run_into(self, columns: Sequence[HostColumn], num_rows: int, out: OutputBlock, row_offset: int) -> None:
+        keep: list[object] = []
+        slots, counters = self._arguments(columns, num_rows, keep)
+        for number, layout in enumerate(self._layout.outputs):
+            data, validity = out.addresses(number)
+            step = row_offset * layout.width_bytes if layout.width_bytes else row_offset // 8
+            slots.append(data + step)
+            slots.append(validity + row_offset // 8 if layout.has_validity else 0)
+        self._call(self._pack(*slots))
+        values: tuple[int, ...] = ()
+        if self._counters:
+            values = self._read_counters.unpack(ctypes.string_at(counters, 8 * self._counters))
+        for number, layout in enumerate(self._layout.outputs):
+            if layout.has_validity:
+                out.count_nulls(number, num_rows - values[layout.counter])
+            else:
+                out.mark_valid(number, row_offset, num_rows)
+
+    def _strings(
+        self,
+        out: OutputLayout,
+        codes: HostColumn,
+        columns: Sequence[HostColumn],
+        chosen: _Selection,
+        data_type: pa.DataType,
+    ) -> HostColumn:
+        """Take each string of a result from the source that its code names."""
+        sources: list[Any] = []
+        for leaf in out.output.sources:
+            if leaf.column is None:
+                sources.append(pa.scalar(leaf.text, data_type))
+                continue
+            column = columns[self._positions[leaf.column]]
+            array = (chosen.apply(column) if self._filters else column).to_arrow()
+            sources.append(array if array.type == data_type else array.cast(data_type))
+        if codes.length == 0:
+            return HostColumn.from_arrow(pa.array([], data_type))
+        if all(isinstance(source, pa.Scalar) for source in sources) and len(sources) == 1:
+            sources = [pa.repeat(sources[0], codes.length)]
+        return HostColumn.from_arrow(pc.choose(codes.to_arrow(), *sources))
+
+
+class _Selection:
+    """Which records a filter kept, applied to the columns that generated code does not move itself."""
+
+    def __init__(self, bitmap: HostBlock | None, num_rows: int, kept: int) -> None:
+        self._bitmap = bitmap
+        self._num_rows = num_rows
+        self._kept = kept
+        self._mask: Any = None
+
+    def apply(self, column: HostColumn) -> HostColumn:
+        """Return the kept rows of a column of any type."""
+        if self._kept == self._num_rows:
+            return column
+        if self._mask is None:
+            assert self._bitmap is not None
+            buffer = pa.foreign_buffer(self._bitmap.address, (self._num_rows + 7) // 8, base=self._bitmap)
+            self._mask = pa.Array.from_buffers(pa.bool_(), self._num_rows, [None, buffer])
+        array = column.to_arrow()
+        try:
+            return HostColumn.from_arrow(array.filter(self._mask))
+        except pa.ArrowNotImplementedError:  # string views and run-end encoding have no filter kernel
+            indices = pc.indices_nonzero(self._mask)
+            return HostColumn.from_arrow(array.take(indices))
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _string_slots(column: HostColumn, slots: list[int], keep: list[object]) -> None:
+    """Append validity, bit offset, offsets or views, bytes or buffer table of a plain string column."""
+    addresses = column.addresses
+    offset = column.offset
+    slots.append(addresses[0] + (offset >> 3) if addresses[0] else 0)
+    slots.append(offset & 7 if addresses[0] else 0)
+    if pa.types.is_string_view(column.type):
+        table = struct.pack(f"<{len(addresses) - 2}Q", *addresses[2:])
+        buffer = ctypes.create_string_buffer(table, max(8, len(table)))
+        keep.append(buffer)
+        slots.append(addresses[1] + 16 * offset)
+        slots.append(ctypes.addressof(buffer))
+        return
+    width = 8 if pa.types.is_large_string(column.type) else 4
+    slots.append(addresses[1] + width * offset)
+    slots.append(addresses[2])
+
+
+def _filler(owner: CpuProgram, layout: ColumnLayout) -> Filler:
+    """Return what appends the slots of one input column."""
+    if layout.form is ColumnForm.FIXED:
+        width = layout.type.bit_width // 8
+
+        def fixed(column: HostColumn, slots: list[int], keep: list[object]) -> None:
+            addresses = column.addresses
+            offset = column.offset
+            validity = addresses[0]
+            slots.append(validity + (offset >> 3) if validity else 0)
+            slots.append(offset & 7 if validity else 0)
+            slots.append(addresses[1] + offset * width)
+
+        return fixed
+    if layout.form is ColumnForm.BITS:
+
+        def bits(column: HostColumn, slots: list[int], keep: list[object]) -> None:
+            validity, data = column.addresses
+            offset = column.offset
+            slots.append(validity + (offset >> 3) if validity else 0)
+            slots.append(offset & 7 if validity else 0)
+            slots.append(data + (offset >> 3))
+            slots.append(offset & 7)
+
+        return bits
+    if layout.form is ColumnForm.DICTIONARY:
+        index_width = layout.type.index_type.bit_width // 8
+
+        def dictionary(column: HostColumn, slots: list[int], keep: list[object]) -> None:
+            column = _without_null_entries(column)
+            keep.append(column)
+            validity, indices = column.addresses[:2]
+            offset = column.offset
+            slots.append(validity + (offset >> 3) if validity else 0)
+            slots.append(offset & 7 if validity else 0)
+            slots.append(indices + offset * index_width)
+            for op in layout.tables:
+                table = owner.dictionary_table(op, column.dictionary)
+                keep.append(table)
+                slots.append(table.address)
+
+        return dictionary
+    if layout.form is ColumnForm.NONE:
+
+        def nothing(column: HostColumn, slots: list[int], keep: list[object]) -> None:
+            addresses = column.addresses
+            if not addresses:  # nested types, which generated code asks only for their validity
+                buffer = column.to_arrow().buffers()[0] if column.null_count else None
+                keep.append(buffer)
+                validity = 0 if buffer is None else buffer.address
+            else:
+                validity = addresses[0] if column.null_count else 0
+            slots.append(validity + (column.offset >> 3) if validity else 0)
+            slots.append(column.offset & 7 if validity else 0)
+
+        return nothing
+
+    def string(column: HostColumn, slots: list[int], keep: list[object]) -> None:
+        if pa.types.is_dictionary(column.type):
+            column = HostColumn.from_arrow(column.to_arrow().cast(column.type.value_type))
+            keep.append(column)
+        _string_slots(column, slots, keep)
+
+    return string
+
+
+def _without_null_entries(column: HostColumn) -> HostColumn:
+    """Return a dictionary column whose nulls are all in its indices."""
+    if not column.dictionary.null_count:
+        return column
+    array = column.to_arrow()
+    plain = array.cast(array.type.value_type)
+    encoded = plain.dictionary_encode()
+    return HostColumn.from_arrow(encoded.cast(array.type))

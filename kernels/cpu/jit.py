@@ -1,0 +1,97 @@
+"""Makes LLVM text runnable: optimise, assemble to an object, load the object into the process.
+
+Assembling and loading are apart, so that a cached object is loaded without running the compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from functools import lru_cache
+from typing import Any
+
+from dataflare.kernels.cpu.target import Target, host_target
+
+__all__ = ["LoadedObject", "assemble", "assembly", "load_object"]
+
+_LOCK = threading.Lock()  # LLVM contexts are not thread-safe
+
+
+@lru_cache(maxsize=1)
+def _initialised() -> Any:
+    """Return llvmlite's binding, ready to compile for this machine."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    for library in ("libmvec.so.1", "libm.so.6"):
+        try:
+            llvm.load_library_permanently(library)
+        except RuntimeError:  # another C library; the functions are then in the process already, or not used
+            continue
+    return llvm
+
+
+def _machine(target: Target) -> Any:
+    llvm = _initialised()
+    return llvm.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu, features=target.features, opt=3, reloc="default", codemodel="jitdefault", jit=True
+    )
+
+
+def _optimised(text: str, machine: Any) -> Any:
+    llvm = _initialised()
+    module = llvm.parse_assembly(text)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = True  # for the loops over bytes; record loops are vectors already
+    options.slp_vectorization = False
+    options.loop_unrolling = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return module
+
+
+def assemble(text: str, target: Target) -> bytes:
+    """Return the object file of an LLVM module."""
+    with _LOCK:
+        machine = _machine(target)
+        return bytes(machine.emit_object(_optimised(text, machine)))
+
+
+def assembly(text: str, target: Target) -> str:
+    """Return the assembly of an LLVM module, for people and for tests that look for vector instructions."""
+    with _LOCK:
+        machine = _machine(target)
+        return str(machine.emit_assembly(_optimised(text, machine)))
+
+
+class LoadedObject:
+    """Machine code in this process; it stays as long as this object lives."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def function(self, name: str, prototype: Any) -> Any:
+        """Return an exported function as a ctypes callable that releases the interpreter lock."""
+        address = self._engine.get_function_address(name)
+        if not address:
+            raise KeyError(name)
+        return prototype(address)
+
+
+def load_object(data: bytes) -> LoadedObject:
+    """Load an object file that `assemble` made for this machine."""
+    with _LOCK:
+        llvm = _initialised()
+        empty = llvm.parse_assembly("")
+        engine = llvm.create_mcjit_compiler(empty, _machine(host_target()))
+        engine.add_object_file(llvm.ObjectFileRef.from_data(data))
+        engine.finalize_object()
+        return LoadedObject(engine)
+
+
+KERNEL = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)
+STRING_KERNEL = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
+)
