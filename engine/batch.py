@@ -478,9 +478,12 @@ class SharedDataBatch:
         if batch is None:
             if self._origin is not None and self._loaded is None:
                 batch = self._origin.to_arrow().slice(self._start, self._num_rows)
-            else:
+            elif len(self._schema):
                 arrays = [column.to_arrow() for column in self._columns]
                 batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+            else:  # rows without columns: only structs can say how many
+                rows: Any = pa.Array.from_buffers(pa.struct([]), self._num_rows, [None])
+                batch = pa.RecordBatch.from_struct_array(rows).cast(self._schema)
             self._arrow = batch
         return batch
 

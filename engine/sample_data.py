@@ -23,10 +23,11 @@ def every_type() -> list[pa.DataType]:
         "date32 date64 time32[ms] time64[us] duration[s] duration[us] timestamp[s] month_day_nano_interval"
     )
     texts = "string large_string string_view binary large_binary binary_view"
-    a_or_b = [pa.field("a", pa.int64()), pa.field("b", pa.string())]
+    alias: Any = pa.type_for_alias
+    a_or_b: list[pa.Field[Any]] = [pa.field("a", pa.int64()), pa.field("b", pa.string())]
     return [
         pa.null(),
-        *[pa.type_for_alias(name) for name in f"{numbers} {times} {texts}".split()],
+        *[alias(name) for name in f"{numbers} {times} {texts}".split()],
         pa.timestamp("us", "UTC"),
         pa.timestamp("us", "Europe/Berlin"),
         pa.decimal32(7, 2),
@@ -53,7 +54,7 @@ def every_type() -> list[pa.DataType]:
 
 
 def sample_array(data_type: pa.DataType, rows: int, *, nulls: bool = True) -> pa.Array[Any]:
-    """Return ``rows`` values of a type, two in seven null if ``nulls``; longer samples continue shorter ones."""
+    """Return ``rows`` values of a type, two in seven of them null if ``nulls``."""
     is_null = [nulls and row % 7 in (1, 5) for row in range(rows)]
     if isinstance(data_type, pa.BaseExtensionType):
         storage = sample_array(data_type.storage_type, rows, nulls=nulls)

@@ -82,7 +82,7 @@ class HostColumn:
 
     def __init__(
         self,
-        type: pa.DataType,  # noqa: A002 - as pyarrow calls it
+        type: pa.DataType,
         length: int,
         offset: int,
         null_count: int,
@@ -113,7 +113,7 @@ class HostColumn:
     @classmethod
     def from_block(
         cls,
-        type: pa.DataType,  # noqa: A002 - as pyarrow calls it
+        type: pa.DataType,
         length: int,
         validity_address: int,
         data_address: int,
@@ -152,7 +152,7 @@ class HostColumn:
     @classmethod
     def from_buffers(
         cls,
-        type: pa.DataType,  # noqa: A002 - as pyarrow calls it
+        type: pa.DataType,
         length: int,
         addresses: Sequence[int],
         sizes: Sequence[int],

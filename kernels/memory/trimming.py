@@ -24,7 +24,7 @@ _LEAST_WASTE_BYTES = 1 << 14  # below this, sending unused text is cheaper than 
 def trimmed(array: pa.Array[Any]) -> pa.Array[Any]:
     """Return an array equal to ``array`` over the smallest part of the same memory that holds its rows.
 
-    Unions, list views and run-end encoded arrays are copied where Arrow can, and kept as they are where not.
+    Unions, list views and run-end encoded arrays are copied, by Arrow, which keeps dense unions' children whole.
     """
     data_type = array.type
     if isinstance(array, pa.ExtensionArray):
@@ -116,12 +116,13 @@ def _trimmed_views(array: pa.Array[Any]) -> pa.Array[Any]:
     """Cut the data buffers of string or binary views to what the rows refer to."""
     rows = len(array)
     validity, views, *buffers = array.buffers()
-    texts = [buffer for buffer in buffers if buffer is not None]
+    texts = [pa.py_buffer(b"") if buffer is None else buffer for buffer in buffers]
     validity = _bits(validity if array.null_count else None, array, 1)
     part = _bits(views, array, 128)
     skip = array.offset & 7
     if part is None or not rows:
-        return pa.array([], type=array.type)
+        nothing: pa.Array[Any] = pa.array([], type=array.type)
+        return nothing
     fields = np.frombuffer(memoryview(part), dtype="<i4").reshape(-1, 4)  # length, prefix, buffer, offset
     long = fields[:, 0] > 12
     long[:skip] = False
