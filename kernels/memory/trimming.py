@@ -24,7 +24,7 @@ _LEAST_WASTE_BYTES = 1 << 14  # below this, sending unused text is cheaper than 
 def trimmed(array: pa.Array[Any]) -> pa.Array[Any]:
     """Return an array equal to ``array`` over the smallest part of the same memory that holds its rows.
 
-    Unions, list views and run-end encoded arrays are copied, by Arrow, which keeps dense unions' children whole.
+    Unions, list views and run-end encoded arrays are copied; of dense unions the children stay whole.
     """
     data_type = array.type
     if isinstance(array, pa.ExtensionArray):

@@ -135,7 +135,7 @@ def test_bools_offsets_and_dictionaries_from_blocks():
     assert column.slice(1, 2).to_arrow().to_pylist() == ["x", "y"]
 
 
-@pytest.mark.parametrize("data_type", filter(has_addresses, every_type()), ids=str)
+@pytest.mark.parametrize("data_type", list(filter(has_addresses, every_type())), ids=str)
 def test_columns_can_be_described_by_addresses_of_all_their_buffers(data_type):
     array = sample_array(data_type, 30)[3:]
     source = HostColumn.from_arrow(array)
