@@ -20,7 +20,14 @@ from numba.extending import intrinsic
 
 __all__ = ["VECTORISED", "asin", "cos", "log1p", "sin"]
 
-_LANES = {"e": 8, "d": 4, "b": 2}  # AVX-512, AVX2, SSE in the naming scheme of the vector ABI
+#: Letters of the vector ABI, the processor feature that each needs, and its doubles a vector. LLVM takes any variant
+#: that it is told of without asking the processor, so only the usable ones may be named.
+_FEATURES = {"e": ("avx512f", 8), "d": ("avx2", 4), "b": ("sse2", 2)}
+_LANES = {
+    letter: width
+    for letter, (feature, width) in _FEATURES.items()
+    if llvm.get_host_cpu_features().get(feature)
+}
 _NAMES = ("log1p", "sin", "cos", "asin")
 _PURE = ("nounwind", "readnone")
 
