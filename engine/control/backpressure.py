@@ -86,6 +86,8 @@ class Admission:
         """Give back the credits beyond ``rows``: the source had fewer."""
         unused = self.rows - rows
         if self._controller is not None and unused > 0:
+            if self.reservation is not None and rows:
+                self.reservation.resize(math.ceil(self.reservation.nbytes * (rows / self.rows)))
             self.rows = rows
             self._controller._give_back(self.task_id, unused)
 
@@ -252,13 +254,16 @@ class BackpressureController:
     ) -> Admission | None:
         """Admit one batch of up to ``rows`` records, or None. Never blocks.
 
-        Both kinds of leave come from here: credits for the records, and a reservation of ``rows ×
-        bytes_per_row`` in the budget. When the bytes do not fit, fewer rows are tried, halving down to
-        ``least_rows``; the task's own guarantee in the budget is what makes that smallest batch always fit
-        when the task has nothing in flight.
+        Both kinds of leave come from here: credits for the records, and a reservation of
+        ``rows × bytes_per_row`` in the budget. When the bytes do not fit, fewer rows are tried, halving down
+        to ``least_rows``; the task's own guarantee in the budget is what makes that smallest batch always fit
+        when the task has nothing in flight. Fewer credits than ``least_rows`` are not worth a batch, unless
+        the configuration's minimum is lower.
         """
         granted = self.request_credits(task_id, rows)
-        if granted == 0:
+        if granted < min(rows, least_rows, self._config.min_credits):
+            if granted:
+                self._give_back(task_id, granted)
             return None
         budget = self._budget
         if budget is None:
@@ -267,13 +272,23 @@ class BackpressureController:
         while True:
             reservation = budget.reserve(task_id, math.ceil(wanted * bytes_per_row))
             if reservation is not None:
-                admission = Admission(self, task_id, granted, reservation)
-                admission.shrink(wanted)
-                return admission
+                if wanted < granted:
+                    self._give_back(task_id, granted - wanted)
+                return Admission(self, task_id, wanted, reservation)
             if wanted <= least_rows:
                 self._give_back(task_id, granted)
                 return None
             wanted = max(least_rows, wanted // 2)
+
+    def seconds_until_credits(self, task_id: str, n: int) -> float | None:
+        """Return the seconds until time alone brings ``n`` credits, or the most the task can hold.
+
+        None when only a report or a fall of pressure can: then there is nothing to wait for but those.
+        """
+        with self._lock:
+            account = self._account(task_id)
+            account.available(self._clock(), self._ceiling)
+            return account.seconds_until(min(n, account.most_at_once()))
 
     def snapshot(self) -> BackpressureSnapshot:
         """Return the state of all tasks at one moment."""

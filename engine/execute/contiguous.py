@@ -25,6 +25,7 @@ class ContiguousOutput:
 
     def __init__(self, compiled: CompiledProgram, num_rows: int) -> None:
         self._compiled = compiled
+        self.schema = compiled.program.output_schema
         self._block = compiled.allocate(num_rows)
         self._lock = threading.Lock()
         self._written_rows = 0

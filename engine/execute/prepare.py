@@ -7,15 +7,15 @@ limit can hold it. Starts nothing. A runtime turns the prepared run into tasks.
 from __future__ import annotations
 
 import itertools
+import math
 import os
-import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dataflare.control.backpressure import BackpressureController
+from dataflare.control.backpressure import Admission, BackpressureController
 from dataflare.control.batching import MOST_ROWS, AdaptiveBatcher, AdaptiveBatchingConfig
-from dataflare.control.budget import MemoryBudget
+from dataflare.control.budget import MemoryBudget, format_bytes
 from dataflare.control.clock import Clock
 from dataflare.control.credits import CreditConfig, CreditMode
 from dataflare.control.monitors import HostMemoryMonitor
@@ -25,9 +25,12 @@ from dataflare.execute.contiguous import ContiguousOutput
 from dataflare.execute.feasibility import StageNeed, require_feasible
 from dataflare.execute.reading import PartitionQueue, PartitionReader, Reader, SharedReader
 from dataflare.execute.widths import row_bytes
+from dataflare.kernels.errors import DataFlareError, MemoryLimitError, RunError
+from dataflare.observe.curve import Curve
 from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan, PhysicalStep
 
 if TYPE_CHECKING:
+    from dataflare.batch import SharedDataBatch
     from dataflare.kernels.backend import CompiledProgram
     from dataflare.options import RunOptions
 
@@ -88,6 +91,7 @@ class PreparedRun:
         if source.size_bytes and rows:
             read_bytes = source.size_bytes / rows
         out_bytes = row_bytes(plan.schema) if plan.schema is not None else read_bytes
+        self._out_bytes_per_row = out_bytes
         self.read_bytes_per_row = 0.0 if self.fused else read_bytes
         self.bytes_per_row = max(1.0, self.read_bytes_per_row + out_bytes)
         """Estimated bytes that one input record keeps alive until the sink has taken it; tasks correct it."""
@@ -106,13 +110,15 @@ class PreparedRun:
         for task in self.source_task_names:
             self.controller.register_task(task)
         self.contiguous = self._make_contiguous()
+        self.began_s = clock()
+        self.batch_curve = Curve()
+        self.reserved_curve = Curve()
         self.queue = PartitionQueue(self.partitions, self.limit_rows)
         self._shared: SharedReader | None = None
         if self.fused:
             self._shared = SharedReader(
                 self.partitions, tasks=self.workers, limit_rows=self.limit_rows, num_rows=self.num_rows
             )
-        self.stop_reading = threading.Event()
 
     @property
     def source_name(self) -> str:
@@ -148,6 +154,64 @@ class PreparedRun:
         first = len(self._worker_steps) + 1
         return Chain([self._stage(step, number) for number, step in enumerate(self._tail_steps, first)])
 
+    def settle(self, admission: Admission, rows: int, work_s: float) -> None:
+        """Book a batch of ``rows`` input records as consumed; all work on it took ``work_s``."""
+        admission.settle(work_s)
+        if rows:
+            self.batcher.record_batch(rows, work_s)
+
+    def note_read(self, admission: Admission, rows: int, nbytes: int) -> None:
+        """Correct what is known about bytes by a batch that was read."""
+        measured = nbytes / rows
+        self.read_bytes_per_row += 0.25 * (measured - self.read_bytes_per_row)
+        self.bytes_per_row = max(1.0, self.read_bytes_per_row + self._out_bytes_per_row)
+        if admission.reservation is not None:
+            admission.reservation.correct(nbytes + math.ceil(rows * self._out_bytes_per_row))
+
+    def refuse_record(self, task: str) -> None:
+        """Raise the error for a record that is larger than all that the limit leaves to a task."""
+        raise MemoryLimitError(
+            f"{self.source_name}: a single record takes about {format_bytes(math.ceil(self.bytes_per_row))}, "
+            f"more than the memory limit of {format_bytes(self.budget.limit_bytes or 0)} leaves to {task}. Raise "
+            "memory_limit."
+        )
+
+    def note_batch(self, at_s: float, rows: int) -> None:
+        """Add a point to the curves."""
+        at_s -= self.began_s
+        self.batch_curve.add(at_s, rows)
+        self.reserved_curve.add(at_s, self.budget.reserved_bytes)
+
+    def keep(self, nbytes: int) -> None:
+        """Count bytes that the sink keeps until the run is over.
+
+        Raises
+        ------
+        MemoryLimitError
+            The result does not fit the memory limit.
+        """
+        if self.budget.reserve("result", nbytes) is None:
+            raise MemoryLimitError(
+                f"The result does not fit: {self.sink_name} keeps all batches in memory, and the next "
+                f"{format_bytes(nbytes)} would exceed the memory limit of "
+                f"{format_bytes(self.budget.limit_bytes or 0)}. Write to files, use iter_batches, or raise "
+                "memory_limit."
+            )
+
+    def whole_result(self) -> SharedDataBatch:
+        """Return the one output that all tasks wrote into, once it is complete."""
+        from dataflare.batch import SharedDataBatch
+
+        assert self.contiguous is not None
+        columns, rows = self.contiguous.columns()
+        return SharedDataBatch._from_columns(self.contiguous.schema, columns, rows)
+
+    def place_of(self, partition: int, number: int) -> str:
+        """Name a batch, for error messages."""
+        if self.fused:
+            return f"batch {number}"
+        return f"batch {number} of {self.partitions[partition].description}"
+
     def remember(self) -> None:
         """Keep the batch size for the next run of the same work."""
         if self.options.batching is None and self.batcher.metrics.batch_count >= 4:
@@ -160,7 +224,13 @@ class PreparedRun:
         if isinstance(step, MapBatchesStep):
             latch = self._latches.setdefault(id(step), SchemaLatch(step.output_schema))
             name = getattr(step.fn, "__qualname__", type(step.fn).__qualname__)
-            return MapBatchesStage(f"map_batches {number} ({name})", step.fn, latch)
+            label = f"map_batches {number} ({name})"
+            try:
+                return MapBatchesStage(label, step.fn, latch)
+            except DataFlareError:
+                raise
+            except Exception as error:
+                raise RunError(f"{label} could not be built: {type(error).__name__}: {error}") from error
         return LimitStage(step.rows)
 
     def _make_batcher(self, bytes_per_row: float) -> AdaptiveBatcher:
@@ -203,6 +273,7 @@ class PreparedRun:
         sizes = [partition.num_rows for partition in self.partitions[:-1]]
         if any(size is None or size % ContiguousOutput.ALIGNMENT_ROWS for size in sizes):
             return None
+        self.keep(math.ceil(self.num_rows * self._out_bytes_per_row))
         return ContiguousOutput(compiled, self.num_rows)
 
 
@@ -225,11 +296,12 @@ def usable_cores() -> int:
 
 
 def _compile(steps: Sequence[PhysicalStep], device: str) -> dict[int, CompiledProgram]:
+    programs = [step for step in steps if isinstance(step, ComputeStep)]
+    if not programs:
+        return {}
     from dataflare.kernels.backend import compile_program
 
-    return {
-        id(step): compile_program(step.program, device) for step in steps if isinstance(step, ComputeStep)
-    }
+    return {id(step): compile_program(step.program, device) for step in programs}
 
 
 def _functions(compiled: CompiledProgram) -> str:

@@ -5,6 +5,7 @@ Covers recording and thinning. Does not draw.
 
 from __future__ import annotations
 
+import threading
 from typing import NamedTuple
 
 __all__ = ["Curve", "CurvePoint"]
@@ -21,27 +22,30 @@ class CurvePoint(NamedTuple):
 class Curve:
     """At most ``capacity`` points: when full, every second one goes, and half as many are taken from then on.
 
-    Not locked: one task owns it.
+    Thread-safe.
     """
 
-    __slots__ = ("_capacity", "_points", "_seen", "_stride")
+    __slots__ = ("_capacity", "_lock", "_points", "_seen", "_stride")
 
     def __init__(self, capacity: int = 256) -> None:
         self._capacity = max(2, capacity)
+        self._lock = threading.Lock()
         self._points: list[CurvePoint] = []
         self._stride = 1
         self._seen = 0
 
     def add(self, at_s: float, value: float) -> None:
         """Add a point, if it is one of those that are kept."""
-        if self._seen % self._stride == 0:
-            if len(self._points) >= self._capacity:
-                del self._points[1::2]
-                self._stride *= 2
+        with self._lock:
             if self._seen % self._stride == 0:
-                self._points.append(CurvePoint(at_s, value))
-        self._seen += 1
+                if len(self._points) >= self._capacity:
+                    del self._points[1::2]
+                    self._stride *= 2
+                if self._seen % self._stride == 0:
+                    self._points.append(CurvePoint(at_s, value))
+            self._seen += 1
 
     def points(self) -> tuple[CurvePoint, ...]:
         """Return the kept points, oldest first."""
-        return tuple(self._points)
+        with self._lock:
+            return tuple(self._points)

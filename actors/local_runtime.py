@@ -1,0 +1,289 @@
+"""LocalRuntime: carries the actors on threads of this process, with pykka. Nothing else knows pykka.
+
+Covers starting, addressing and ending actors, and running one plan. What pykka leaves open is settled here:
+its registry stays clean, an exception that is no `Exception` stays inside its actor, control messages
+overtake data, and threads are reused.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar, cast
+
+import pykka
+from pykka import ThreadingFuture
+
+from dataflare.actors.cluster import ClusterActor
+from dataflare.actors.mailbox import Mailbox
+from dataflare.actors.messages import DATA, Wake
+from dataflare.actors.runtime import Actor, ActorRef, ActorRuntime
+from dataflare.actors.threads import ThreadPool
+from dataflare.actors.workflow import RunCompletion
+from dataflare.execute.outcome import Outcome
+from dataflare.execute.prepare import PreparedRun, usable_cores
+from dataflare.kernels.errors import RunError
+
+if TYPE_CHECKING:
+    from pykka._envelope import Envelope
+
+    from dataflare.observe.progress import ProgressEvent
+
+__all__ = ["LocalRun", "LocalRuntime"]
+
+A = TypeVar("A", bound=Actor)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+GRACE_S: Final = 10.0
+"""How long the end of a failed or interrupted run waits for a task that does not return from user code."""
+
+
+class _Call(NamedTuple):
+    method: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    wants_reply: bool
+
+
+class _Reply(NamedTuple):
+    """What a call returned or raised: pykka would end all actors on an exception that is no `Exception`."""
+
+    value: Any
+    error: BaseException | None
+
+
+class _Inbox:
+    """pykka's inbox protocol over a `Mailbox`."""
+
+    __slots__ = ("mailbox",)
+
+    def __init__(self) -> None:
+        self.mailbox: Mailbox[Envelope[Any]] = Mailbox()
+
+    def put(self, envelope: Envelope[Any], /) -> None:
+        self.mailbox.put(envelope, data=isinstance(envelope.message, DATA))
+
+    def get(self) -> Envelope[Any]:
+        envelope = self.mailbox.get()
+        return _wake_envelope() if envelope is None else envelope
+
+    def empty(self) -> bool:
+        return self.mailbox.empty()
+
+
+def _wake_envelope() -> Envelope[Any]:
+    from pykka._envelope import Envelope
+
+    return Envelope(Wake())
+
+
+class _Host(pykka.Actor):
+    """The pykka actor that holds one of ours."""
+
+    def __init__(self, make: Callable[[], Actor], runtime: LocalRuntime, name: str) -> None:
+        super().__init__()
+        self._runtime = runtime
+        self._name = name
+        self._ref: LocalRef[Any] = LocalRef(self.actor_ref, name)
+        self._actor = make()
+        self._actor.context = self
+
+    @staticmethod
+    def _create_actor_inbox() -> _Inbox:
+        return _Inbox()
+
+    @staticmethod
+    def _create_future() -> pykka.Future[Any]:
+        return ThreadingFuture()
+
+    def _start_actor_loop(self) -> None:
+        self._runtime.threads.run(self._actor_loop, self._name)
+
+    @property
+    def ref(self) -> LocalRef[Any]:
+        return self._ref
+
+    @property
+    def runtime(self) -> LocalRuntime:
+        return self._runtime
+
+    def control_pending(self) -> bool:
+        return cast(_Inbox, self.actor_inbox).mailbox.control_pending()
+
+    def wake_after(self, seconds: float) -> None:
+        cast(_Inbox, self.actor_inbox).mailbox.wake_after(seconds)
+
+    def on_receive(self, message: Any) -> Any:
+        try:
+            if type(message) is _Call:
+                value = message.method(self._actor, *message.args, **message.kwargs)
+                return _Reply(value, None)
+            self._actor.receive(message)
+        except BaseException as error:
+            if type(message) is _Call and message.wants_reply:
+                return _Reply(None, error)
+            self._fail(error)
+        return None
+
+    def _fail(self, error: BaseException) -> None:
+        try:
+            self._actor.on_failure(error)
+        except BaseException as second:  # nothing may reach pykka's loop
+            second.__context__ = error
+            threading.excepthook(
+                threading.ExceptHookArgs(
+                    (type(second), second, second.__traceback__, threading.current_thread())
+                )
+            )
+
+
+class LocalRef(ActorRef[A]):
+    """The address of an actor in this process."""
+
+    __slots__ = ("_inner", "_name")
+
+    def __init__(self, inner: pykka.ActorRef[Any], name: str) -> None:
+        self._inner = inner
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """Name of the actor."""
+        return self._name
+
+    @property
+    def alive(self) -> bool:
+        """Whether the actor still takes messages."""
+        return self._inner.is_alive()
+
+    def tell(self, message: Any) -> None:
+        """Put a message into the actor's mailbox; it is dropped when the actor has ended."""
+        try:
+            self._inner.tell(message)
+        except pykka.ActorDeadError:
+            pass  # it ended meanwhile: what it was to hear no longer matters
+
+    def post(self, method: Callable[Concatenate[A, P], Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Have the actor call one of its methods, without waiting."""
+        self.tell(_Call(method, args, kwargs, wants_reply=False))
+
+    def ask(self, method: Callable[Concatenate[A, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Have the actor call one of its methods, and wait for what it returns or raises."""
+        try:
+            reply = self._inner.ask(_Call(method, args, kwargs, wants_reply=True))
+        except pykka.ActorDeadError:
+            raise RunError(f"{self._name} has ended and takes no calls any more.") from None
+        assert isinstance(reply, _Reply)
+        if reply.error is not None:
+            raise reply.error
+        return cast(R, reply.value)
+
+    def stop(self) -> None:
+        """End the actor after the message that it is handling."""
+        self._inner.stop(block=False)
+
+
+class LocalRun:
+    """A plan that runs: wait for it, or stop it."""
+
+    def __init__(self, run_id: str, cluster: ActorRef[ClusterActor], completion: RunCompletion) -> None:
+        self.run_id = run_id
+        self._cluster = cluster
+        self._completion = completion
+
+    def wait(self) -> Outcome:
+        """Wait for the end, and return it.
+
+        Raises
+        ------
+        RunError
+            A stage failed (any clear `DataFlareError` of a stage is raised as it is), or the run was
+            cancelled.
+        """
+        try:
+            outcome = self._completion.wait(GRACE_S)
+        except BaseException as interrupt:  # Ctrl-C, or an exception that a signal handler raised
+            self.cancel(f"interrupted by {type(interrupt).__name__}")
+            interrupt.add_note("DataFlare stopped the run; no output was written." + self._lingering())
+            raise
+        if isinstance(outcome, Outcome):
+            if outcome.error is not None:
+                raise outcome.error
+            return outcome
+        outcome.add_note("The run ended without waiting any longer." + self._lingering())
+        raise outcome
+
+    def cancel(self, reason: str) -> None:
+        """Stop the run, and wait until it has stopped; whatever its end is."""
+        self._cluster.post(ClusterActor.stop_workflow, self.run_id, reason)
+        self._completion.wait(GRACE_S)
+
+    def _lingering(self) -> str:
+        tasks = self._completion.lingering
+        return f" These tasks have not returned from what they call: {', '.join(tasks)}." if tasks else ""
+
+
+class LocalRuntime(ActorRuntime):
+    """Actors on threads of this process. `shared` gives the one that runs use."""
+
+    NODE_ID = "local"
+
+    _shared: LocalRuntime | None = None
+    _shared_pid = 0
+    _shared_lock = threading.Lock()
+
+    def __init__(self) -> None:
+        self.threads = ThreadPool()
+        self._lock = threading.Lock()
+        self._cluster: ActorRef[ClusterActor] | None = None
+
+    @classmethod
+    def shared(cls) -> LocalRuntime:
+        """Return the runtime of this process; a forked child gets a new one, since threads do not fork."""
+        if cls._shared is not None and cls._shared_pid == os.getpid():
+            return cls._shared
+        with cls._shared_lock:
+            if cls._shared is None or cls._shared_pid != os.getpid():
+                cls._shared = cls()
+                cls._shared_pid = os.getpid()
+            return cls._shared
+
+    @property
+    def cluster(self) -> ActorRef[ClusterActor]:
+        """The cluster of one node; started when it is first needed, and again should it have ended."""
+        with self._lock:
+            if self._cluster is None or not self._cluster.alive:
+                self._cluster = self.spawn(ClusterActor, "cluster")
+                self._cluster.post(ClusterActor.register_node, self.NODE_ID, usable_cores())
+            return self._cluster
+
+    def spawn(self, actor: Callable[[], A], name: str) -> ActorRef[A]:
+        """Start an actor on a thread."""
+        # Not by _Host.start: other users of pykka in this process must neither see nor stop our actors.
+        host = _Host(actor, self, name)
+        host._start_actor_loop()
+        return host.ref
+
+    def deploy(
+        self, run: PreparedRun, subscribers: tuple[Callable[[ProgressEvent], object], ...] = ()
+    ) -> LocalRun:
+        """Start a prepared run."""
+        completion = RunCompletion()
+        cluster = self.cluster
+        # Not asked: the caller waits for the end anyway, and each hand-over between threads costs time.
+        cluster.post(ClusterActor.deploy_workflow, run, completion, subscribers)
+        return LocalRun(run.run_id, cluster, completion)
+
+    def close(self, timeout_s: float = 5.0) -> bool:
+        """End the cluster and the threads; False when one still runs after ``timeout_s``."""
+        deadline_s = time.monotonic() + timeout_s
+        with self._lock:
+            cluster, self._cluster = self._cluster, None
+        if cluster is not None:
+            cluster.stop()
+        ended = self.threads.wait_idle(timeout_s)
+        self.threads.close(max(0.0, deadline_s - time.monotonic()))
+        return ended

@@ -1,0 +1,60 @@
+"""Mailbox: an inbox with two lanes, so that control overtakes the batches that wait.
+
+Bounded by credits, not by itself: a full queue would block whoever wants to stop its reader. Does not know
+what messages mean beyond the lane they take.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from typing import Generic, TypeVar
+
+__all__ = ["Mailbox"]
+
+T = TypeVar("T")
+
+
+class Mailbox(Generic[T]):
+    """A thread-safe queue of control and data; control comes out first. One reader, any number of writers."""
+
+    __slots__ = ("_control", "_data", "_tokens", "_wake_at_s")
+
+    def __init__(self) -> None:
+        self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._control: deque[T] = deque()
+        self._data: deque[T] = deque()
+        self._wake_at_s: float | None = None
+
+    def put(self, item: T, *, data: bool) -> None:
+        """Add an item to its lane."""
+        (self._data if data else self._control).append(item)
+        self._tokens.put(None)
+
+    def get(self) -> T | None:
+        """Wait for the next item; None when the time set by `wake_after` is over first."""
+        if self._wake_at_s is None:
+            self._tokens.get()
+        else:
+            try:
+                self._tokens.get(timeout=max(0.0, self._wake_at_s - time.monotonic()))
+            except queue.Empty:
+                self._wake_at_s = None
+                return None
+        try:
+            return self._control.popleft()
+        except IndexError:
+            return self._data.popleft()
+
+    def wake_after(self, seconds: float) -> None:
+        """Let `get` return None when no item comes for so long. For the reader."""
+        self._wake_at_s = time.monotonic() + seconds
+
+    def control_pending(self) -> bool:
+        """Whether an item waits in the control lane."""
+        return bool(self._control)
+
+    def empty(self) -> bool:
+        """Whether nothing waits."""
+        return self._tokens.empty()

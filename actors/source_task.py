@@ -1,0 +1,255 @@
+"""SourceTask: reads batches when it is let, and sends them on; computes them where reading costs nothing.
+
+It may be a bounded number of batches ahead of what the destination has consumed, and asks the run's
+``BackpressureController`` before each batch. Does not wait for anything but its mailbox.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from dataflare.actors.messages import (
+    Batch,
+    Consumed,
+    PartitionEnd,
+    Pause,
+    Ready,
+    Resume,
+    Start,
+    TaskCounts,
+    Wake,
+)
+from dataflare.actors.runtime import ActorRef
+from dataflare.actors.task import TaskActor, TaskState
+from dataflare.control.backpressure import Admission
+from dataflare.execute.chain import Chain, ComputeStage
+from dataflare.execute.meters import StageMeter
+from dataflare.execute.reading import BatchRead, PartitionRead
+
+if TYPE_CHECKING:
+    from dataflare.batch import SharedDataBatch
+    from dataflare.execute.prepare import PreparedRun
+
+__all__ = ["SourceTask"]
+
+
+class SourceTask(TaskActor):
+    """Reads partitions, or its share of a stream in memory.
+
+    With ``fused`` it also runs the steps on each batch, and sends the results to the destination; otherwise
+    it sends the batches to processors, each as soon as one of them has room.
+    """
+
+    kind = "source"
+
+    MONITOR_INTERVAL_S = 0.25
+
+    def __init__(
+        self, name: str, run: PreparedRun, workflow: ActorRef[Any], destination: ActorRef[Any]
+    ) -> None:
+        super().__init__(name, run, workflow)
+        self._destination = destination
+        self._reader = run.make_reader()
+        self._chain = Chain(())
+        self._computes = False
+        self._meter = StageMeter(run.source_name, "source")
+        self._window = run.window
+        self._ready: deque[ActorRef[Any]] = deque()
+        self._outbox: deque[Batch] = deque()
+        self._exhausted = False
+        self._in_chain = False
+        self._read_number: int | None = None
+        self._next_monitor_s = self._began_s + self.MONITOR_INTERVAL_S
+        self._handlers.update(
+            {
+                Consumed: self._on_consumed,
+                Ready: self._on_ready,
+                Pause: self._on_pause,
+                Resume: self._on_resume,
+                Wake: self._on_wake,
+            }
+        )
+
+    def counts(self) -> TaskCounts:
+        """Return what was read."""
+        meter = self._meter
+        return TaskCounts(meter.rows_in, meter.rows_out, meter.batches)
+
+    def meters(self) -> list[StageMeter]:
+        """Return the meters of reading, and of the steps that run here."""
+        return [self._meter, *(stage.meter for stage in self._chain.stages)]
+
+    def where(self) -> tuple[str, str]:
+        """Return the stage and the place in the source."""
+        if self._in_chain:
+            return self._chain.current, f"batch {self._read_number} of {self._reader.place}"
+        return self._run.source_name, self._reader.place
+
+    def process_batch(self, batch: SharedDataBatch) -> SharedDataBatch | None:
+        """Run the steps that are fused into this task."""
+        self._in_chain = True
+        result = self._chain.process(batch)
+        self._in_chain = False
+        return result
+
+    def _on_start(self, message: Start) -> None:
+        if self._run.fused:
+            self._chain = self._run.make_worker_chain()
+            self._computes = bool(self._chain.stages)
+        self._state = TaskState.RUNNING
+        self._pump()
+
+    def _on_consumed(self, message: Consumed) -> None:
+        self._window += 1
+        self._pump()
+
+    def _on_ready(self, message: Ready) -> None:
+        self._ready.append(message.processor)
+        self._pump()
+
+    def _on_pause(self, message: Pause) -> None:
+        if self._state is TaskState.RUNNING:
+            self._state = TaskState.PAUSED
+
+    def _on_resume(self, message: Resume) -> None:
+        if self._state is TaskState.PAUSED:
+            self._state = TaskState.RUNNING
+            self._pump()
+
+    def _on_wake(self, message: Wake) -> None:
+        self._pump()
+
+    def _clean_up(self) -> None:
+        for waiting in self._outbox:
+            waiting.admission.cancel()
+        self._outbox.clear()
+        self._reader.close()
+
+    def _pump(self) -> None:
+        """Go on until a message wants attention, or nothing can be done before one comes."""
+        control_pending = self.context.control_pending
+        while True:
+            while self._outbox and self._ready:
+                self._ready.popleft().tell(self._outbox.popleft())
+            if self._state is not TaskState.RUNNING or control_pending():
+                return
+            if self._exhausted:
+                if not self._outbox:
+                    self._finish()
+                return
+            if self._window <= 0:
+                return
+            admission = self._admit()
+            if admission is None:
+                return
+            self._read(admission)
+
+    def _admit(self) -> Admission | None:
+        run = self._run
+        now_s = self._clock()
+        if now_s >= self._next_monitor_s:
+            self._next_monitor_s = now_s + self.MONITOR_INTERVAL_S
+            run.controller.poll_monitors()
+        self._tell_progress(now_s)
+        rows = run.batcher.batch_size
+        alone = self._window == run.window  # nothing in flight: nobody would wake this task
+        least_rows = 1 if alone else run.least_rows
+        admission = run.controller.admit(self.name, rows, run.bytes_per_row, least_rows=least_rows)
+        if admission is None:
+            wait_s = run.controller.seconds_until_credits(self.name, rows)
+            if wait_s is not None:  # a rate limit: no message will say that time has passed
+                self.context.wake_after(wait_s)
+            elif alone:
+                run.refuse_record(self.name)
+        return admission
+
+    def _read(self, admission: Admission) -> None:
+        run = self._run
+        began_s = self._clock()
+        try:
+            read = self._reader.read(admission.rows)
+        except BaseException:
+            admission.cancel()
+            raise
+        if not isinstance(read, BatchRead):
+            admission.cancel()
+            self._meter.read_s += self._clock() - began_s
+            self._end(read)
+            return
+        partition, number, batch, row_offset = read
+        rows = batch.num_rows
+        admission.shrink(rows)
+        self._window -= 1
+        self._read_number = number
+        now_s = self._clock()
+        meter = self._meter
+        meter.batches += 1
+        meter.rows_in += rows
+        meter.rows_out += rows
+        meter.read_s += now_s - began_s
+        run.note_batch(now_s, rows)
+        if run.contiguous is not None:
+            self._compute_in_place(admission, batch, row_offset, began_s)
+            return
+        result: SharedDataBatch | None = batch
+        if self._computes:
+            try:
+                result = self.process_batch(batch)
+            except BaseException:
+                admission.cancel()
+                raise
+            now_s = self._clock()
+        elif not run.fused:
+            nbytes = batch.nbytes
+            meter.bytes_in += nbytes
+            run.note_read(admission, rows, nbytes)
+        message = Batch(partition, number, result, rows, admission, self.context.ref, now_s - began_s)
+        if run.processor_tasks:
+            self._outbox.append(message)
+        else:
+            self._destination.tell(message)
+
+    def _compute_in_place(
+        self, admission: Admission, batch: SharedDataBatch, row_offset: int, began_s: float
+    ) -> None:
+        """Write the result of a batch to its place in the one output; the destination gets the whole."""
+        output = self._run.contiguous
+        stage = self._chain.stages[0]
+        assert output is not None and isinstance(stage, ComputeStage)
+        rows = batch.num_rows
+        self._in_chain = True
+        self._chain.current = stage.name
+        kernel_s = self._clock()
+        try:
+            output.write(stage.columns(batch), rows, row_offset)
+        except BaseException:
+            admission.cancel()
+            raise
+        self._in_chain = False
+        now_s = self._clock()
+        meter = stage.meter
+        meter.batches += 1
+        meter.rows_in += rows
+        meter.rows_out += rows
+        meter.kernel_s += now_s - kernel_s
+        self._window += 1
+        self._run.settle(admission, rows, now_s - began_s)
+        if output.note_written(rows):
+            self._deliver()
+
+    def _end(self, read: PartitionRead | None) -> None:
+        if read is None:
+            self._exhausted = True
+            return
+        output = self._run.contiguous
+        if output is None:
+            self._destination.tell(PartitionEnd(read.partition, read.batches))
+        elif output.note_end(read.rows):
+            self._deliver()
+
+    def _deliver(self) -> None:
+        batch = self._run.whole_result()
+        admission = Admission(self._run.controller, self.name, 0, None)
+        self._destination.tell(Batch(0, 0, batch, 0, admission, self.context.ref, 0.0))
+        self._destination.tell(PartitionEnd(0, 1))

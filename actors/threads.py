@@ -1,0 +1,107 @@
+"""ThreadPool: threads kept for a moment after use, since starting one costs more than a short run may.
+
+Covers starting, parking and ending threads. Each runs one function at a time, for as long as it takes: unlike
+an executor there is no queue, so nothing that is started waits for a thread.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Final
+
+__all__ = ["ThreadPool"]
+
+_PARKED_NAME: Final = "dataflare-parked"
+
+
+class ThreadPool:
+    """Daemon threads, at most ``keep`` of them parked, each for at most ``idle_s`` seconds."""
+
+    def __init__(self, keep: int = 32, idle_s: float = 5.0) -> None:
+        self._keep = keep
+        self._idle_s = idle_s
+        self._state = threading.Condition()
+        self._parked: list[_Worker] = []
+        self._busy = 0
+
+    @property
+    def busy(self) -> int:
+        """Threads that run a function."""
+        return self._busy
+
+    @property
+    def parked(self) -> int:
+        """Threads that wait for one."""
+        return len(self._parked)
+
+    def run(self, work: Callable[[], None], name: str) -> None:
+        """Run ``work`` on a thread of its own, which bears ``name`` meanwhile."""
+        with self._state:
+            self._busy += 1
+            worker = self._parked.pop() if self._parked else None  # the last one: its caches are warm
+        if worker is not None:
+            worker.jobs.put((work, name))
+            return
+        worker = _Worker(self)
+        worker.jobs.put((work, name))
+        worker.start()
+
+    def wait_idle(self, timeout_s: float | None = None) -> bool:
+        """Wait until no thread runs a function; False after ``timeout_s``."""
+        with self._state:
+            return self._state.wait_for(lambda: self._busy == 0, timeout_s)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """End the parked threads, and wait for them."""
+        with self._state:
+            parked, self._parked = self._parked, []
+        for worker in parked:
+            worker.jobs.put(None)
+        for worker in parked:
+            worker.join(timeout_s)
+
+    def _park(self, worker: _Worker) -> bool:
+        with self._state:
+            self._busy -= 1
+            self._state.notify_all()
+            if len(self._parked) >= self._keep:
+                return False
+            self._parked.append(worker)
+            return True
+
+    def _leave(self, worker: _Worker) -> bool:
+        """Take an idle worker out; False when it has been given work in this very moment."""
+        with self._state:
+            if worker in self._parked:
+                self._parked.remove(worker)
+                return True
+            return False
+
+
+class _Worker(threading.Thread):
+    def __init__(self, pool: ThreadPool) -> None:
+        super().__init__(name=_PARKED_NAME, daemon=True)
+        self.jobs: queue.SimpleQueue[tuple[Callable[[], None], str] | None] = queue.SimpleQueue()
+        self._pool = pool
+
+    def run(self) -> None:
+        while True:
+            try:
+                job = self.jobs.get(timeout=self._pool._idle_s)
+            except queue.Empty:
+                if self._pool._leave(self):
+                    return
+                job = self.jobs.get()
+            if job is None:
+                return
+            work, self.name = job
+            try:
+                work()
+            finally:
+                del work, job  # a parked thread keeps nothing of its last run alive
+                self.name = _PARKED_NAME
+                stay = self._pool._park(self)
+            if not stay:
+                return

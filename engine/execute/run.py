@@ -1,0 +1,88 @@
+"""run_plan: runs a physical plan to its end and reports.
+
+Covers the way from a plan to its report: preparing, deploying on a runtime, progress, memory figures. The
+work is done by the tasks of the runtime.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from dataflare.execute.memory_use import MemoryUse
+from dataflare.execute.prepare import PreparedRun, prepare_run
+from dataflare.execute.runtime import load_runtime
+from dataflare.observe.report import RunReport
+
+if TYPE_CHECKING:
+    from dataflare.execute.outcome import Outcome
+    from dataflare.observe.progress import ProgressEvent
+    from dataflare.options import ProgressOption, RunOptions
+    from dataflare.plan.physical import PhysicalPlan
+
+__all__ = ["run_plan"]
+
+
+def run_plan(plan: PhysicalPlan, options: RunOptions) -> RunReport:
+    """Run a plan to its end.
+
+    Raises
+    ------
+    MemoryLimitError
+        One smallest batch for each task does not fit the memory limit; nothing has run.
+    RunError
+        A stage failed; the message names the stage and the place in the data, and ``__cause__`` is what it
+        raised. Errors that are clear by themselves (`ReadError`, `SinkError`, ...) are raised as they are.
+    KeyboardInterrupt
+        Ctrl-C: everything was stopped, and no output was written.
+    """
+    began_s = time.perf_counter()
+    runtime = load_runtime(options.runtime)
+    run = prepare_run(plan, options)
+    memory = MemoryUse()
+    with _subscribers(options.progress) as subscribers:
+        outcome = runtime.deploy(run, subscribers).wait()
+    return _report(run, outcome, memory, time.perf_counter() - began_s)
+
+
+def _report(run: PreparedRun, outcome: Outcome, memory: MemoryUse, wall_s: float) -> RunReport:
+    stages = outcome.stages
+    read = sum(stage.bytes_in for stage in stages if stage.kind == "source")
+    source = run.plan.source
+    if not read and source.size_bytes and source.num_rows:  # in memory: nothing was moved, so nothing counted
+        read = round(source.size_bytes * (outcome.rows_in / source.num_rows))
+    return RunReport(
+        run_id=run.run_id,
+        device=run.device,
+        runtime=run.options.runtime,
+        workers=run.workers,
+        rows_in=outcome.rows_in,
+        rows_out=outcome.rows_out,
+        bytes_in=read,
+        bytes_out=sum(stage.bytes_out for stage in stages),
+        batches=outcome.batches,
+        wall_s=wall_s,
+        compile_s=run.compile_s,
+        stages=stages,
+        peak_host_bytes=run.budget.peak_bytes,
+        unaccounted_bytes=memory.unaccounted_bytes(run.budget.peak_bytes),
+        rows_dropped_null_predicate=outcome.rows_dropped_null_predicate,
+        files=outcome.files,
+        batch_size_curve=run.batch_curve.points(),
+        credit_curve=run.reserved_curve.points(),
+    )
+
+
+@contextlib.contextmanager
+def _subscribers(progress: ProgressOption | None) -> Iterator[tuple[Callable[[ProgressEvent], object], ...]]:
+    if callable(progress):
+        yield (progress,)
+    elif progress:
+        from dataflare.observe.progress import ProgressBar
+
+        with ProgressBar() as bar:
+            yield (bar,)
+    else:
+        yield ()
