@@ -1,9 +1,9 @@
 """Hypothesis strategies for Arrow data, and a comparison of batches bit for bit, for tests.
 
-Covers the types that record functions compute with, plain and dictionary-encoded, with the values that break
-things: nulls, NaN, both zeros, infinities, the ends of every range, empty and one-row batches, and slices that
-do not begin at a byte. Needs the package ``hypothesis``. Fixed samples of every Arrow type, nested ones too, are in
-``sample_data`` and exported here.
+Covers the types that record functions compute with, plain and dictionary-encoded, with the values that
+break things: nulls, NaN, both zeros, infinities, the ends of every range, empty and one-row batches, and
+slices that do not begin at a byte. Needs the package ``hypothesis``. Fixed samples of every Arrow type,
+nested ones too, are in ``sample_data`` and exported here.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def record_batches(
     max_rows: int = 150,
     nulls: bool = True,
 ) -> pa.RecordBatch:
-    """Draw a record batch of a schema (or of one that is drawn too); empty and one-row batches come up often."""
+    """Draw a record batch of a schema, or of one that is drawn too; often empty or of one row."""
     if schema is None:
         schema = draw(schemas())
     sizes = st.one_of(

@@ -51,8 +51,8 @@ class TimeValue:
     tz
         The time zone of a timestamp column; None for naive ones. It does not change the value.
     is_constant
-        Whether it was written in the program: such a duration takes the unit of the timestamp that it moves, if
-        it is whole in that unit.
+        Whether it was written in the program: such a duration takes the unit of the timestamp that it
+        moves, if it is whole in that unit.
     """
 
     __slots__ = ("is_constant", "kind", "tz", "unit", "value")
@@ -162,7 +162,9 @@ class TimeValue:
             raise CompileError("a time of day cannot be moved; only dates, timestamps and durations can.")
         if self.kind == "date":
             days = self._days + sign * (duration._nanoseconds // _NANOSECONDS["D"])  # as Python: whole days
-            return TimeValue("date", self.unit, TimeValue("date", "D", days).in_unit(self.unit))
+            if self.unit == "D":
+                return _date32(days)
+            return TimeValue("date", self.unit, _wrap(TimeValue("date", "D", days).in_unit(self.unit)))
         unit = finer_unit(self.unit, duration.unit)
         if self.kind == "timestamp" and duration.is_constant:
             whole, rest = divmod(duration._nanoseconds, _NANOSECONDS[self.unit])
@@ -298,7 +300,7 @@ class TimeValue:
     def date(self) -> TimeValue:
         """Return the date of a timestamp, in UTC."""
         self._second_of_day()
-        return TimeValue("date", "D", self._days)
+        return _date32(self._days)
 
     def toordinal(self) -> np.int64:
         """Return the number of the day, 1 for 0001-01-01."""
@@ -327,6 +329,11 @@ class TimeValue:
         if digits:
             text += f".{self.value % 10**digits:0{digits}d}"
         return text + ("Z" if self.tz else "")
+
+
+def _date32(days: int) -> TimeValue:
+    """Return a date of 32 bits, which wraps."""
+    return TimeValue("date", "D", (days + 2**31) % 2**32 - 2**31)
 
 
 def from_python_time(value: Any) -> TimeValue:
