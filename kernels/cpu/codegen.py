@@ -364,6 +364,7 @@ class _Function:
                 streaming = self.streaming and emitter.lanes * out.width_bytes >= 32
                 store.store_vector(emitter, value, lane_type(node.type), base, row, streaming=streaming)
             if out.output.valid is not None:
+                assert out.counter is not None
                 valid = emitter.emit(out.output.valid)
                 if out.output.valid.is_const:
                     valid = self._materialise(emitter, valid)
@@ -447,6 +448,7 @@ class _Function:
         else:
             store.compact(emitter, mask, value, f"i{out.width_bytes * 8}", base, position)
         if valid is not None:
+            assert out.counter is not None
             count = store.compact_bits(emitter, mask, valid, self.pointer(out.slot + 1), position)
             self._count(self.counters[out.counter], count)
 

@@ -26,7 +26,7 @@ from dataflare.kernels.cpu.target import Target, host_target
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.pool import HostBlock, default_pool
 from dataflare.kernels.udf.ir import StringOp
-from dataflare.kernels.udf.program import Lowered, RecordProgram
+from dataflare.kernels.udf.program import Lowered, Output, RecordProgram
 
 __all__ = ["CpuProgram", "compile_cpu"]
 
@@ -181,13 +181,14 @@ class _Variant:
         self._drops = len(lowered.null_drops)
         self._fillers = tuple(_filler(owner, layout.columns[number]) for number in owner.program.columns)
         self._positions = {number: i for i, number in enumerate(owner.program.columns)}
-        self._by_output = {id(out.output): out for out in layout.outputs}
-        self._filters = lowered.keep is not None
-        self._simple = all(not out.output.sources for out in layout.outputs) and layout.selection is None
-        self._fields = tuple(
-            (output, self._by_output.get(id(output)), owner.program.output_schema.field(i).type)
-            for i, output in enumerate(lowered.outputs)
-        )
+        self._widths = tuple((out.width_bytes, out.has_validity) for out in layout.outputs)
+        places = {id(out.output): i for i, out in enumerate(layout.outputs)}
+        self._fields = tuple(self._field(output, places.get(id(output))) for output in lowered.outputs)
+
+    def _field(self, output: Output, position: int | None) -> tuple[Output, Any, int | None, pa.DataType]:
+        """Return a result column, its layout, its place among those the code writes, and the type written."""
+        stored = pa.int32() if output.sources else output.type
+        return output, None if position is None else self._layout.outputs[position], position, stored
 
     def _arguments(self, columns: Sequence[HostColumn], num_rows: int, keep: list[object]) -> tuple[list[int], int]:
         """Return the argument block up to the results, and the address of the counters."""
@@ -204,47 +205,49 @@ class _Variant:
     def run(self, columns: Sequence[HostColumn], num_rows: int) -> ProgramResult:
         keep: list[object] = []
         slots, counters = self._arguments(columns, num_rows, keep)
-        pool = default_pool()
-        blocks: dict[int, tuple[HostBlock, HostBlock | None]] = {}
-        for out in self._layout.outputs:
-            width = out.width_bytes
-            block = pool.acquire(num_rows * width if width else (num_rows + 7) // 8)
-            validity = pool.acquire((num_rows + 7) // 8) if out.has_validity else None
-            blocks[out.slot] = (block, validity)
+        acquire = default_pool().acquire
+        bitmap_bytes = (num_rows + 7) >> 3
+        blocks: list[tuple[HostBlock, HostBlock | None]] = []
+        for width, has_validity in self._widths:
+            block = acquire(num_rows * width if width else bitmap_bytes)
             slots.append(block.address)
-            slots.append(validity.address if validity is not None else 0)
-        selection: HostBlock | None = None
+            if has_validity:
+                validity = acquire(bitmap_bytes)
+                slots.append(validity.address)
+                blocks.append((block, validity))
+            else:
+                slots.append(0)
+                blocks.append((block, None))
+        chosen = None
         if self._layout.selection is not None:
-            selection = pool.acquire((num_rows + 7) // 8)
+            selection = acquire(bitmap_bytes)
             slots.append(selection.address)
+            chosen = _Selection(selection, num_rows)
         written = self._call(self._pack(*slots))
         values: tuple[int, ...] = ()
         if self._counters:
             values = self._read_counters.unpack(ctypes.string_at(counters, 8 * self._counters))
-        dropped = sum(values[: self._drops])
-        chosen = _Selection(selection, num_rows, written)
+        if chosen is not None:
+            chosen.kept = written
         results = []
-        for output, out, data_type in self._fields:
-            if out is None:
+        for output, out, position, data_type in self._fields:
+            if position is None:
                 assert output.carried is not None
                 column = columns[self._positions[output.carried]]
-                results.append(chosen.apply(column) if self._filters else column)
+                results.append(column if chosen is None else chosen.apply(column))
                 continue
-            block, validity = blocks[out.slot]
-            nulls = written - values[out.counter] if validity is not None else 0
-            stored = pa.int32() if output.sources else data_type
-            result = HostColumn.from_block(
-                stored,
-                written,
-                validity.address if validity is not None and nulls else 0,
-                block.address,
-                nulls,
-                block if validity is None or not nulls else (block, validity),
-            )
+            owner, validity = blocks[position]
+            if validity is None:
+                result = HostColumn.from_block(data_type, written, 0, owner.address, 0, owner)
+            else:
+                nulls = written - values[out.counter]
+                kept_alive = (owner, validity) if nulls else owner
+                address = validity.address if nulls else 0
+                result = HostColumn.from_block(data_type, written, address, owner.address, nulls, kept_alive)
             if output.sources:
-                result = self._strings(out, result, columns, chosen, data_type)
+                result = self._strings(out, result, columns, chosen)
             results.append(result)
-        return ProgramResult(tuple(results), written, dropped)
+        return ProgramResult(tuple(results), written, sum(values[: self._drops]))
 
     def run_into(self, columns: Sequence[HostColumn], num_rows: int, out: OutputBlock, row_offset: int) -> None:
         keep: list[object] = []
@@ -259,31 +262,27 @@ class _Variant:
         if self._counters:
             values = self._read_counters.unpack(ctypes.string_at(counters, 8 * self._counters))
         for number, layout in enumerate(self._layout.outputs):
-            if layout.has_validity:
+            if layout.counter is not None:
                 out.count_nulls(number, num_rows - values[layout.counter])
             else:
                 out.mark_valid(number, row_offset, num_rows)
 
     def _strings(
-        self,
-        out: OutputLayout,
-        codes: HostColumn,
-        columns: Sequence[HostColumn],
-        chosen: _Selection,
-        data_type: pa.DataType,
+        self, out: OutputLayout, codes: HostColumn, columns: Sequence[HostColumn], chosen: _Selection | None
     ) -> HostColumn:
         """Take each string of a result from the source that its code names."""
+        data_type = out.output.type
+        if codes.length == 0:
+            return HostColumn.from_arrow(pa.array([], data_type))
         sources: list[Any] = []
         for leaf in out.output.sources:
             if leaf.column is None:
                 sources.append(pa.scalar(leaf.text, data_type))
                 continue
             column = columns[self._positions[leaf.column]]
-            array = (chosen.apply(column) if self._filters else column).to_arrow()
+            array = (column if chosen is None else chosen.apply(column)).to_arrow()
             sources.append(array if array.type == data_type else array.cast(data_type))
-        if codes.length == 0:
-            return HostColumn.from_arrow(pa.array([], data_type))
-        if all(isinstance(source, pa.Scalar) for source in sources) and len(sources) == 1:
+        if len(sources) == 1 and isinstance(sources[0], pa.Scalar):
             sources = [pa.repeat(sources[0], codes.length)]
         return HostColumn.from_arrow(pc.choose(codes.to_arrow(), *sources))
 
@@ -291,26 +290,24 @@ class _Variant:
 class _Selection:
     """Which records a filter kept, applied to the columns that generated code does not move itself."""
 
-    def __init__(self, bitmap: HostBlock | None, num_rows: int, kept: int) -> None:
+    def __init__(self, bitmap: HostBlock, num_rows: int) -> None:
+        self.kept = 0
         self._bitmap = bitmap
         self._num_rows = num_rows
-        self._kept = kept
         self._mask: Any = None
 
     def apply(self, column: HostColumn) -> HostColumn:
         """Return the kept rows of a column of any type."""
-        if self._kept == self._num_rows:
+        if self.kept == self._num_rows:
             return column
         if self._mask is None:
-            assert self._bitmap is not None
             buffer = pa.foreign_buffer(self._bitmap.address, (self._num_rows + 7) // 8, base=self._bitmap)
             self._mask = pa.Array.from_buffers(pa.bool_(), self._num_rows, [None, buffer])
         array = column.to_arrow()
         try:
             return HostColumn.from_arrow(array.filter(self._mask))
-        except pa.ArrowNotImplementedError:  # string views and run-end encoding have no filter kernel
-            indices = pc.indices_nonzero(self._mask)
-            return HostColumn.from_arrow(array.take(indices))
+        except pa.ArrowNotImplementedError:  # run-end encoding, for one, has no filter kernel
+            return HostColumn.from_arrow(array.take(pc.indices_nonzero(self._mask)))
 
 
 def _signed(value: int) -> int:

@@ -60,12 +60,12 @@ class ColumnLayout:
 
 @dataclass(frozen=True)
 class OutputLayout:
-    """The slots of one result column: data, then validity; ``counter`` counts its valid values."""
+    """The slots of one result column: data, then validity; ``counter`` counts its valid values where it may have nulls."""
 
     output: Output
     slot: int
     width_bytes: int
-    counter: int
+    counter: int | None
     has_validity: bool
 
     @property
@@ -127,8 +127,8 @@ def layout_of(program: RecordProgram, lowered: Lowered) -> ProgramLayout:
             has_validity = output.valid is not None
             if any(leaf.column is not None for leaf in output.sources) and lowered.keep is not None:
                 selection = -1
-        outputs.append(OutputLayout(output, slot, width, counter, has_validity))
-        counter += 1
+        outputs.append(OutputLayout(output, slot, width, counter if has_validity else None, has_validity))
+        counter += has_validity
         slot += 2
     if selection is not None:
         selection = slot
