@@ -39,7 +39,9 @@ class OutputBlock:
     Pieces may be written by several threads at once, as they begin at multiples of 64 rows.
     """
 
-    def __init__(self, schema: pa.Schema, num_rows: int, blocks: list[tuple[HostBlock, HostBlock | None]]) -> None:
+    def __init__(
+        self, schema: pa.Schema, num_rows: int, blocks: list[tuple[HostBlock, HostBlock | None]]
+    ) -> None:
         self.num_rows = num_rows
         self._schema = schema
         self._blocks = blocks
@@ -108,7 +110,9 @@ class CompiledProgram(Protocol):
         """Return memory for the result of ``num_rows`` records."""
         ...
 
-    def run_into(self, columns: Sequence[HostColumn], num_rows: int, out: OutputBlock, row_offset: int) -> None:
+    def run_into(
+        self, columns: Sequence[HostColumn], num_rows: int, out: OutputBlock, row_offset: int
+    ) -> None:
         """Run over one batch and write its records at ``row_offset``, a multiple of 64, of ``out``."""
         ...
 
@@ -129,7 +133,11 @@ def compile_program(program: RecordProgram, device: str = "cpu") -> CompiledProg
         from dataflare.kernels.reference.fused import compile_reference
 
         compiled: CompiledProgram = compile_reference(
-            program.stages, program.input_schema, program.output_schema, program.required_columns
+            program.stages,
+            program.input_schema,
+            program.output_schema,
+            program.required_columns,
+            program=program,
         )
         return compiled
     if device != "cpu":
