@@ -483,7 +483,7 @@ class SharedDataBatch:
                 batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
             else:  # rows without columns: only structs can say how many
                 rows: Any = pa.Array.from_buffers(pa.struct([]), self._num_rows, [None])
-                batch = pa.RecordBatch.from_struct_array(rows).cast(self._schema)
+                batch = pa.RecordBatch.from_struct_array(rows).replace_schema_metadata(self._schema.metadata)
             self._arrow = batch
         return batch
 

@@ -90,7 +90,7 @@ def _value_text(value: Any) -> str:
     try:
         plain = value.as_py()
     except (ValueError, OverflowError):  # a date beyond year 9999, nanoseconds without pandas
-        plain = value
+        plain = value.value
     if plain is None:
         return "null"
     text = repr(plain) if isinstance(plain, str | bytes) else str(plain)

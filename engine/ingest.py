@@ -131,10 +131,11 @@ def from_pydict(
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
             if isinstance(error, DataError | SchemaError):
                 raise
-            where, reason = _first_refused(
-                list(data[name]), None if fields is None else fields.field(name).type
-            )
-            raise DataError(f"column {name!r}, row {where}: {reason or error}") from error
+            values = data[name]
+            if not isinstance(values, list | tuple):
+                raise DataError(f"column {name!r}: {error}") from error
+            row, reason = _first_refused(list(values), None if fields is None else fields.field(name).type)
+            raise DataError(f"column {name!r}, row {row}: {reason or error}") from error
     return _assembled(names, arrays, fields)
 
 
