@@ -49,12 +49,16 @@ class ReferenceProgram:
         steps: Sequence[_Step],
         output_schema: pa.Schema,
         required_columns: tuple[str, ...],
+        unused_columns: tuple[str, ...],
         compile_s: float,
         program: Any,
     ) -> None:
         self._steps = tuple(steps)
         self._output_schema = output_schema
         self._required_columns = required_columns
+        # A function runs whole here, also the part whose result a later step leaves out: what that part reads
+        # was not loaded, and null is as good as any value, since nothing of it is kept.
+        self._unused = dict.fromkeys(unused_columns)
         self.compile_s = compile_s
         self.program = program
 
@@ -68,7 +72,7 @@ class ReferenceProgram:
         dropped_null = 0
         with np.errstate(all="ignore"):
             for row in range(num_rows):
-                cells = self._row({column.name: Carried(column, row) for column in inputs})
+                cells = self._row({**self._unused, **{column.name: Carried(column, row) for column in inputs}})
                 if cells is _DROPPED_NULL:
                     dropped_null += 1
                 elif cells is not None:
@@ -121,7 +125,8 @@ def compile_reference(
     for name in names:
         if name not in input_schema.names:
             raise ColumnNotFoundError.for_name(name, input_schema.names)
-    return ReferenceProgram(steps, output_schema, names, time.perf_counter() - started, program)
+    unused = tuple(name for name in input_schema.names if name not in names)
+    return ReferenceProgram(steps, output_schema, names, unused, time.perf_counter() - started, program)
 
 
 def _step(stage: Stage) -> _Step:
