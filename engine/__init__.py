@@ -11,6 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dataflare.actors.cluster import ClusterActor
+    from dataflare.actors.task import TaskActor
+    from dataflare.actors.workflow import WorkflowActor
     from dataflare.batch import SharedDataBatch
     from dataflare.control import (
         AdaptiveBatcher,
@@ -49,6 +52,7 @@ __all__ = [
     "AdaptiveBatchingConfig",
     "BackpressureController",
     "BatchingMetrics",
+    "ClusterActor",
     "ColumnNotFoundError",
     "CompileError",
     "CreditConfig",
@@ -74,6 +78,8 @@ __all__ = [
     "SharedDataBatch",
     "SinkError",
     "StageReport",
+    "TaskActor",
+    "WorkflowActor",
     "__version__",
 ]
 
@@ -85,6 +91,7 @@ _MODULES = {
     "AdaptiveBatchingConfig": "dataflare.control",
     "BackpressureController": "dataflare.control",
     "BatchingMetrics": "dataflare.control",
+    "ClusterActor": "dataflare.actors.cluster",
     "ColumnNotFoundError": "dataflare.kernels.errors",
     "CompileError": "dataflare.kernels.errors",
     "CreditConfig": "dataflare.control",
@@ -110,6 +117,8 @@ _MODULES = {
     "SharedDataBatch": "dataflare.batch",
     "SinkError": "dataflare.kernels.errors",
     "StageReport": "dataflare.observe.report",
+    "TaskActor": "dataflare.actors.task",
+    "WorkflowActor": "dataflare.actors.workflow",
 }
 
 if not TYPE_CHECKING:
