@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import pyarrow as pa
 
@@ -132,14 +132,14 @@ def compile_program(program: RecordProgram, device: str = "cpu") -> CompiledProg
     if device == "python":
         from dataflare.kernels.reference.fused import compile_reference
 
-        compiled: CompiledProgram = compile_reference(
+        compiled: Any = compile_reference(
             program.stages,
             program.input_schema,
             program.output_schema,
             program.required_columns,
             program=program,
         )
-        return compiled
+        return cast(CompiledProgram, compiled)
     if device != "cpu":
         raise DeviceUnavailableError(
             f"the device {device!r} is not available in this version; there are 'cpu' and 'python'."

@@ -8,6 +8,7 @@ they take the width of what they meet, as in NumPy's NEP 50.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -101,6 +102,8 @@ _FIXED: dict[pa.DataType, ValueType] = {
     pa.time64("us"): ValueType("time", 64, unit="us"),
     pa.time64("ns"): ValueType("time", 64, unit="ns"),
 }
+_TIMESTAMP: Any = pa.timestamp  # the stubs want a literal unit
+_DURATION: Any = pa.duration
 _ARROW = {value: arrow for arrow, value in _FIXED.items()}
 
 
@@ -109,7 +112,9 @@ def is_string(data_type: pa.DataType) -> bool:
     if pa.types.is_dictionary(data_type):
         data_type = data_type.value_type
     return bool(
-        pa.types.is_string(data_type) or pa.types.is_large_string(data_type) or pa.types.is_string_view(data_type)
+        pa.types.is_string(data_type)
+        or pa.types.is_large_string(data_type)
+        or pa.types.is_string_view(data_type)
     )
 
 
@@ -137,9 +142,11 @@ def arrow_type(value: ValueType) -> pa.DataType:
     if value.kind == "string":
         return pa.string()
     if value.kind == "timestamp":
-        return pa.timestamp(value.unit, tz=value.tz)
+        timestamp: pa.DataType = _TIMESTAMP(value.unit, tz=value.tz)
+        return timestamp
     if value.kind == "duration":
-        return pa.duration(value.unit)
+        duration: pa.DataType = _DURATION(value.unit)
+        return duration
     if value.kind == "decimal":
         return pa.decimal128(value.precision, value.scale)
     raise AssertionError(f"no Arrow type for {value}")

@@ -83,10 +83,10 @@ def save(key: str, data: bytes) -> None:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(_MAGIC + _digest(key, data) + data)
-            os.replace(name, path)
+            Path(name).replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(name)
+                Path(name).unlink()
             raise
         _trim(path.parent)
     except OSError as error:

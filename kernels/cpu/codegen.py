@@ -57,7 +57,14 @@ def generate(program: RecordProgram, target: Target) -> Generated:
     text = "\n\n".join(
         [
             f'target triple = "{target.triple}"',
-            "\n".join([*module.globals, *store.permutation_tables(), "@all_ones = private constant i8 -1", "@all_set = private constant i64 -1"]),
+            "\n".join(
+                [
+                    *module.globals,
+                    *store.permutation_tables(),
+                    "@all_ones = private constant i8 -1",
+                    "@all_set = private constant i64 -1",
+                ]
+            ),
             "\n".join(sorted(module.declarations)),
             *module.functions,
             *bodies,
@@ -151,7 +158,9 @@ class _Function:
         rows = self.slot(0)
         lanes = self.target.lanes
         code.block = "start"
-        margin = lanes if self._reads_bits() else 0  # bits are read in pairs of groups: stay inside the bitmap
+        margin = (
+            lanes if self._reads_bits() else 0
+        )  # bits are read in pairs of groups: stay inside the bitmap
         room = code.value(f"call i64 @llvm.usub.sat.i64(i64 {rows}, i64 {margin})")
         code.declare("declare i64 @llvm.usub.sat.i64(i64, i64)")
         vector_end = code.value(f"and i64 {room}, {-lanes}")
@@ -168,13 +177,17 @@ class _Function:
 
     def _reads_bits(self) -> bool:
         return any(
-            column.form is ColumnForm.BITS or self.name == "nullable" for column in self.layout.columns.values()
+            column.form is ColumnForm.BITS or self.name == "nullable"
+            for column in self.layout.columns.values()
         )
 
     def _rows_loop(self, stem: str, lanes: int, first: str, end: str, tile: str) -> str:
         """Emit a loop over rows in groups of ``lanes``; return the row after the last group."""
         code = self.code
-        before, head, body, after = code.block, *(code.fresh_label(f"{stem}_{s}") for s in ("head", "body", "end"))
+        before, head, body, after = (
+            code.block,
+            *(code.fresh_label(f"{stem}_{s}") for s in ("head", "body", "end")),
+        )
         row, following = code.name("row"), code.name("row")
         code.add(f"br label %{head}")
         code.label(head)
@@ -222,7 +235,9 @@ class _Function:
     def _string_results(self, op: StringOp, row: str, count: str) -> None:
         """Fill the tile of one string operation."""
         code = self.code
-        columns = [self.layout.columns[leaf.column] if leaf.column is not None else None for leaf in op.leaves]
+        columns = [
+            self.layout.columns[leaf.column] if leaf.column is not None else None for leaf in op.leaves
+        ]
         only = next(c for c in columns if c is not None)
         if only.form is ColumnForm.DICTIONARY:
             self._dictionary_results(op, only, row, count)
@@ -233,7 +248,9 @@ class _Function:
         for column in (*columns, None)[:2]:
             slot = 0 if column is None else column.slot
             slots.append(code.value(f"getelementptr i64, ptr %arguments, i64 {slot}"))
-        code.add(f"call void @{name}(ptr {slots[0]}, ptr {slots[1]}, i64 {row}, i64 {count}, ptr {self.tiles[op]})")
+        code.add(
+            f"call void @{name}(ptr {slots[0]}, ptr {slots[1]}, i64 {row}, i64 {count}, ptr {self.tiles[op]})"
+        )
 
     def _dictionary_results(self, op: StringOp, column: ColumnLayout, row: str, count: str) -> None:
         """Look the result of each row's dictionary entry up; an index under a null may be anything."""
@@ -414,7 +431,9 @@ class _Function:
         code.add(f"br label %{skip}")
         code.label(skip)
 
-    def _write_kept_column(self, emitter: Emitter, out: OutputLayout, mask: store.Mask, position: str, row: str) -> None:
+    def _write_kept_column(
+        self, emitter: Emitter, out: OutputLayout, mask: store.Mask, position: str, row: str
+    ) -> None:
         code = self.code
         base = self.pointer(out.slot)
         valid: str | None = None

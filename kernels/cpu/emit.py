@@ -200,9 +200,9 @@ class Emitter:
             else:
                 op = "fptoui" if target.kind == "uint" else "fptosi"
         elif target.kind == "float":
-            if source.kind != "uint" and source.bits == 64 and target.bits == 64:
-                if self.lanes > 1 and not self.target.converts_int64:
-                    return self._int64_to_float64(value)
+            signed_wide = source.kind not in ("uint", "bool") and source.bits == 64
+            if signed_wide and target.bits == 64 and self.lanes > 1 and not self.target.converts_int64:
+                return self._int64_to_float64(value)
             op = "uitofp" if source.kind in ("uint", "bool") else "sitofp"
         elif a == b:
             return value
@@ -236,7 +236,9 @@ class Emitter:
         vector, element = self.node_type(node), lane_type(node.type)
         if node.attr in _INTRINSICS:
             suffix = {"half": "f16", "float": "f32", "double": "f64"}[element]
-            name = f"llvm.{node.attr}.{suffix}" if self.lanes == 1 else f"llvm.{node.attr}.v{self.lanes}{suffix}"
+            name = (
+                f"llvm.{node.attr}.{suffix}" if self.lanes == 1 else f"llvm.{node.attr}.v{self.lanes}{suffix}"
+            )
             self.code.declare(f"declare {vector} @{name}({', '.join([vector] * len(args))})")
             return self.code.value(f"call {vector} @{name}({', '.join(f'{vector} {a}' for a in args)})")
         symbol = self.target.vector_math.get(node.attr)
@@ -255,7 +257,9 @@ class Emitter:
         parts = []
         for start in range(0, self.lanes, width):
             pieces = [self.part(a, "double", start, width) for a in args]
-            parts.append(code.value(f"call {register} @{symbol}({', '.join(f'{register} {p}' for p in pieces)})"))
+            parts.append(
+                code.value(f"call {register} @{symbol}({', '.join(f'{register} {p}' for p in pieces)})")
+            )
         return self._concatenate(parts, "double", width)
 
     def _spread(self, value: str, width: int) -> str:

@@ -93,14 +93,18 @@ class CpuProgram:
         self._dense = _Variant(self, program.dense, generated.dense, "dense")
         self._nullable = _Variant(self, program.nullable, generated.nullable, "nullable")
         self._streaming = (
-            _Variant(self, program.dense, generated.dense, STREAMING_NAME) if generated.has_streaming else self._dense
+            _Variant(self, program.dense, generated.dense, STREAMING_NAME)
+            if generated.has_streaming
+            else self._dense
         )
         self._nullable_positions = tuple(
             i for i, number in enumerate(program.columns) if program.input_schema.field(number).nullable
         )
-        self.can_run_into = program.row_preserving and all(
-            not out.output.sources and out.output.carried is None for out in generated.dense.outputs
-        ) and all(o.carried is None for o in program.dense.outputs)
+        self.can_run_into = (
+            program.row_preserving
+            and all(not out.output.sources and out.output.carried is None for out in generated.dense.outputs)
+            and all(o.carried is None for o in program.dense.outputs)
+        )
         widths = [out.width_bytes for out in generated.dense.outputs]
         self._row_bytes = sum(widths)
         self._dictionary_results: dict[tuple[StringOp, int], tuple[HostColumn, HostBlock]] = {}
@@ -130,7 +134,9 @@ class CpuProgram:
         """Return memory for the result of ``num_rows`` records, to be filled piece by piece by `run_into`."""
         return OutputBlock.allocate(self.program.output_schema, num_rows)
 
-    def run_into(self, columns: Sequence[HostColumn], num_rows: int, out: OutputBlock, row_offset: int) -> None:
+    def run_into(
+        self, columns: Sequence[HostColumn], num_rows: int, out: OutputBlock, row_offset: int
+    ) -> None:
         """Run over one batch and write its records at ``row_offset``, a multiple of 64, of ``out``."""
         for position in self._nullable_positions:
             if columns[position].null_count:
@@ -190,7 +196,9 @@ class _Variant:
         stored = pa.int32() if output.sources else output.type
         return output, None if position is None else self._layout.outputs[position], position, stored
 
-    def _arguments(self, columns: Sequence[HostColumn], num_rows: int, keep: list[object]) -> tuple[list[int], int]:
+    def _arguments(
+        self, columns: Sequence[HostColumn], num_rows: int, keep: list[object]
+    ) -> tuple[list[int], int]:
         """Return the argument block up to the results, and the address of the counters."""
         counters = 0
         if self._counters:
@@ -236,20 +244,22 @@ class _Variant:
                 column = columns[self._positions[output.carried]]
                 results.append(column if chosen is None else chosen.apply(column))
                 continue
-            owner, validity = blocks[position]
-            if validity is None:
+            owner, bitmap = blocks[position]
+            if bitmap is None:
                 result = HostColumn.from_block(data_type, written, 0, owner.address, 0, owner)
             else:
                 nulls = written - values[out.counter]
-                kept_alive = (owner, validity) if nulls else owner
-                address = validity.address if nulls else 0
+                kept_alive = (owner, bitmap) if nulls else owner
+                address = bitmap.address if nulls else 0
                 result = HostColumn.from_block(data_type, written, address, owner.address, nulls, kept_alive)
             if output.sources:
                 result = self._strings(out, result, columns, chosen)
             results.append(result)
         return ProgramResult(tuple(results), written, sum(values[: self._drops]))
 
-    def run_into(self, columns: Sequence[HostColumn], num_rows: int, out: OutputBlock, row_offset: int) -> None:
+    def run_into(
+        self, columns: Sequence[HostColumn], num_rows: int, out: OutputBlock, row_offset: int
+    ) -> None:
         keep: list[object] = []
         slots, counters = self._arguments(columns, num_rows, keep)
         for number, layout in enumerate(self._layout.outputs):
@@ -282,7 +292,7 @@ class _Variant:
             column = columns[self._positions[leaf.column]]
             array = (column if chosen is None else chosen.apply(column)).to_arrow()
             sources.append(array if array.type == data_type else array.cast(data_type))
-        if len(sources) == 1 and isinstance(sources[0], pa.Scalar):
+        if len(sources) == 1 and out.output.sources[0].column is None:
             sources = [pa.repeat(sources[0], codes.length)]
         return HostColumn.from_arrow(pc.choose(codes.to_arrow(), *sources))
 

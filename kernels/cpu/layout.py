@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import pyarrow as pa
 
@@ -41,7 +42,7 @@ class ColumnLayout:
     """
 
     number: int
-    type: pa.DataType
+    type: Any  # a pa.DataType; the stubs know the attributes of dictionary and decimal types only by class
     form: ColumnForm
     slot: int
     slots: int
@@ -60,7 +61,7 @@ class ColumnLayout:
 
 @dataclass(frozen=True)
 class OutputLayout:
-    """The slots of one result column: data, then validity; ``counter`` counts its valid values where it may have nulls."""
+    """The slots of one result column: data, then validity; ``counter`` counts the valid values of a nullable one."""
 
     output: Output
     slot: int
@@ -106,7 +107,9 @@ def layout_of(program: RecordProgram, lowered: Lowered) -> ProgramLayout:
     for number in program.columns:
         data_type = program.input_schema.field(number).type
         form, tables = _form(data_type, number, ops)
-        size = 2 + {ColumnForm.FIXED: 1, ColumnForm.DICTIONARY: 1 + len(tables), ColumnForm.NONE: 0}.get(form, 2)
+        size = 2 + {ColumnForm.FIXED: 1, ColumnForm.DICTIONARY: 1 + len(tables), ColumnForm.NONE: 0}.get(
+            form, 2
+        )
         columns[number] = ColumnLayout(number, data_type, form, slot, size, tables)
         slot += size
     outputs: list[OutputLayout] = []
@@ -154,7 +157,9 @@ def string_ops(lowered: Lowered) -> tuple[StringOp, ...]:
     return tuple(found)
 
 
-def _form(data_type: pa.DataType, number: int, ops: tuple[StringOp, ...]) -> tuple[ColumnForm, tuple[StringOp, ...]]:
+def _form(
+    data_type: pa.DataType, number: int, ops: tuple[StringOp, ...]
+) -> tuple[ColumnForm, tuple[StringOp, ...]]:
     if is_string(data_type):
         mine = tuple(op for op in ops if any(leaf.column == number for leaf in op.leaves))
         if pa.types.is_dictionary(data_type):

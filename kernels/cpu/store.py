@@ -52,7 +52,9 @@ def permutation_tables() -> list[str]:
     ]
 
 
-def store_vector(emitter: Emitter, value: str, element: str, base: str, index: str, *, streaming: bool) -> None:
+def store_vector(
+    emitter: Emitter, value: str, element: str, base: str, index: str, *, streaming: bool
+) -> None:
     """Store a group at record ``index``; ``streaming`` bypasses the caches and needs 64-byte alignment."""
     code = emitter.code
     address = code.value(f"getelementptr {element}, ptr {base}, i64 {index}")

@@ -28,7 +28,9 @@ def string_globals(name: str, op: StringOp) -> list[str]:
         if leaf.text is not None:
             data = leaf.text.encode()
             escaped = "".join(f"\\{byte:02X}" for byte in data)
-            lines.append(f'@{name}.{position} = private unnamed_addr constant [{len(data)} x i8] c"{escaped}", align 16')
+            lines.append(
+                f'@{name}.{position} = private unnamed_addr constant [{len(data)} x i8] c"{escaped}", align 16'
+            )
     return lines
 
 

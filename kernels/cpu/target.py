@@ -59,7 +59,9 @@ def host_target() -> Target:
     features = llvm.get_host_cpu_features()
     names = {name for name, present in features.items() if present}
     if platform.machine().lower() in ("x86_64", "amd64"):
-        register_bytes, letter = (64, "e") if "avx512f" in names else (32, "d") if "avx2" in names else (16, "b")
+        register_bytes, letter = (
+            (64, "e") if "avx512f" in names else (32, "d") if "avx2" in names else (16, "b")
+        )
         if register_bytes == 64:  # half the width keeps the clock up and the permutations short
             register_bytes, letter = 32, "d"
         lanes = register_bytes // 8

@@ -266,7 +266,8 @@ def _decimal(scope: Scope, op: str, a: Scalar, b: Scalar, valid: Node | None) ->
     graph = scope.graph
     if "float" in (a.type.kind, b.type.kind) or "bool" in (a.type.kind, b.type.kind):
         scope.fail(
-            f"{describe(a)} {op} {describe(b)}: decimals and floats do not mix", "convert with float(...) first"
+            f"{describe(a)} {op} {describe(b)}: decimals and floats do not mix",
+            "convert with float(...) first",
         )
     if op not in ("+", "-", "*"):
         scope.fail(f"decimals have no {op} here", "convert with float(...) first")
@@ -297,7 +298,11 @@ def _digits(value: Scalar) -> tuple[int, int]:
 def unary(scope: Scope, op: str, value: Value) -> Value:
     """Return ``-value``, ``+value`` or ``~value``."""
     if isinstance(value, Constant) and isinstance(value.value, int | float):
-        functions: dict[str, Callable[[Any], Any]] = {"-": operator.neg, "+": operator.pos, "~": operator.invert}
+        functions: dict[str, Callable[[Any], Any]] = {
+            "-": operator.neg,
+            "+": operator.pos,
+            "~": operator.invert,
+        }
         if op != "~" or (isinstance(value.value, int) and not isinstance(value.value, bool)):
             return Constant(functions[op](value.value))
     if value == NULL:

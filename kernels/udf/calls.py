@@ -95,7 +95,9 @@ def _scaled(factor: float) -> Handler:
         if args[0] == NULL:
             return NULL
         x = _float_argument(scope, args[0], "radians/degrees")
-        return Scalar(x.type, scope.graph.op("mul", x.type, x.node, scope.graph.const(x.type, factor)), x.valid)
+        return Scalar(
+            x.type, scope.graph.op("mul", x.type, x.node, scope.graph.const(x.type, factor)), x.valid
+        )
 
     return handler
 
@@ -243,7 +245,10 @@ def _int(scope: Scope, args: list[Value]) -> Value:
             scope.fail(str(error), "")
     x = scope.operand(args[0])
     if isinstance(x, Text):
-        scope.fail("int() of a string is not available", "convert the column with map_batches and pyarrow.compute.cast")
+        scope.fail(
+            "int() of a string is not available",
+            "convert the column with map_batches and pyarrow.compute.cast",
+        )
     if x.type.kind == "decimal":
         scope.fail("int() of a decimal is not available", "use int(float(...))")
     x = scope.number(x, "int")
@@ -264,7 +269,8 @@ def _float(scope: Scope, args: list[Value]) -> Value:
     x = scope.operand(args[0])
     if isinstance(x, Text):
         scope.fail(
-            "float() of a string is not available", "convert the column with map_batches and pyarrow.compute.cast"
+            "float() of a string is not available",
+            "convert the column with map_batches and pyarrow.compute.cast",
         )
     graph = scope.graph
     if x.type.kind == "decimal":
@@ -422,7 +428,9 @@ for _name in ("isnan", "isinf", "isfinite"):
 for _name in (*_UNARY_MATH, *_NUMPY_NAMES, *_BINARY_MATH):
     if hasattr(np, _name) and getattr(np, _name) not in FUNCTIONS:
         _c_name = _NUMPY_NAMES.get(_name, _name)
-        FUNCTIONS[getattr(np, _name)] = _binary_math(_c_name) if _c_name in _BINARY_MATH else _unary_math(_c_name)
+        FUNCTIONS[getattr(np, _name)] = (
+            _binary_math(_c_name) if _c_name in _BINARY_MATH else _unary_math(_c_name)
+        )
 for _bits in (8, 16, 32, 64):
     FUNCTIONS[getattr(np, f"int{_bits}")] = _cast_to(ValueType("int", _bits))
     FUNCTIONS[getattr(np, f"uint{_bits}")] = _cast_to(ValueType("uint", _bits))
@@ -455,7 +463,8 @@ def call_object(scope: Scope, function: Any, args: list[Value], kwargs: dict[str
         if function in (tuple, list) and len(args) == 1 and isinstance(args[0], Group):
             return Group(args[0].items)
         scope.fail(
-            f"{function.__name__}() of a column is not available", "build it from constants, outside or inside"
+            f"{function.__name__}() of a column is not available",
+            "build it from constants, outside or inside",
         )
     return None
 
@@ -466,7 +475,9 @@ def call_method(scope: Scope, owner: Value, name: str, args: list[Value]) -> Val
         return NULL
     if isinstance(owner, Constant) and all(isinstance(a, Constant) for a in args):
         method = getattr(owner.value, name, None)
-        if callable(method) and isinstance(owner.value, str | float | int | datetime.date | datetime.timedelta | dict):
+        if callable(method) and isinstance(
+            owner.value, str | float | int | datetime.date | datetime.timedelta | dict
+        ):
             try:
                 return Constant(method(*(a.value for a in args if isinstance(a, Constant))))
             except Exception as error:
@@ -487,7 +498,8 @@ def call_method(scope: Scope, owner: Value, name: str, args: list[Value]) -> Val
         return Scalar(BOOL, scope.graph.op("and", BOOL, finite, equal), value.valid)
     known = ", ".join(f".{m}()" for m in temporal.METHODS.get(value.type.kind, ()))
     scope.fail(
-        f"the method .{name}() of {describe(value)} is not available" + (f"; there are {known}" if known else "")
+        f"the method .{name}() of {describe(value)} is not available"
+        + (f"; there are {known}" if known else "")
     )
 
 

@@ -103,7 +103,7 @@ def value_key(value: Any) -> Hashable:
 def _value_key(value: Any, attributes: tuple[str, ...], callers: tuple[FunctionType, ...]) -> Hashable:
     kind = type(value)
     if kind is float:
-        return value.hex()
+        return float.hex(value)
     if kind is int or kind is str or kind is bool or value is None:
         return (kind, value)
     if isinstance(value, np.floating):
@@ -137,6 +137,4 @@ def _value_key(value: Any, attributes: tuple[str, ...], callers: tuple[FunctionT
 
 def _attributes_key(owner: Any, attributes: tuple[str, ...], callers: tuple[FunctionType, ...]) -> Hashable:
     namespace = vars(owner)
-    return tuple(
-        (name, _value_key(namespace[name], (), callers)) for name in attributes if name in namespace
-    )
+    return tuple((name, _value_key(namespace[name], (), callers)) for name in attributes if name in namespace)

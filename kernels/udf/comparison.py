@@ -106,7 +106,9 @@ def _narrow(scope: Scope, a: Scalar, b: Scalar) -> tuple[Node, Node] | None:
         if not constant.node.is_const or not column.type.is_integer:
             continue
         bits = column.type.bits
-        low, high = (0, 2**bits - 1) if column.type.kind == "uint" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        low, high = (
+            (0, 2**bits - 1) if column.type.kind == "uint" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        )
         if low <= constant.node.attr <= high:
             node = scope.graph.const(column.type, constant.node.attr)
             return (node, column.node) if swap else (column.node, node)
@@ -137,7 +139,9 @@ def _compare_decimals(scope: Scope, op: str, a: Scalar, b: Scalar) -> Node:
         if x.type.is_integer and not x.node.is_const:
             kind = ValueType("decimal", 64, precision=18, scale=y.type.scale)
             if y.type.scale:
-                scope.fail("a decimal column is compared with an integer column", "compare float(...) of both")
+                scope.fail(
+                    "a decimal column is compared with an integer column", "compare float(...) of both"
+                )
             return graph.op(_NODE_OPS[op], BOOL, *(graph.op("convert", kind, v.node) for v in (a, b)))
     try:
         kind = decimal_join(_digits_of(a), _digits_of(b))
@@ -190,7 +194,9 @@ def contains(scope: Scope, item: Value, container: Value) -> Value:
     result = scope.graph.false
     valid = operand.valid
     for candidate in candidates:
-        if candidate == NULL or (isinstance(candidate, Constant) and not _comparable(operand, candidate.value)):
+        if candidate == NULL or (
+            isinstance(candidate, Constant) and not _comparable(operand, candidate.value)
+        ):
             continue  # Python: a value never equals one of another type
         equal = compare(scope, "==", item, candidate)
         flag = scope.operand(equal)
@@ -221,5 +227,3 @@ def identity(scope: Scope, left: Value, right: Value) -> Value:
                 node = flag.node if other.value else scope.graph.negate(flag.node)
                 return Scalar(BOOL, scope.graph.both(node, flag.valid) or scope.graph.true)
     scope.fail("`is` only tests for None, True and False", "compare values with ==")
-
-

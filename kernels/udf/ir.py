@@ -12,7 +12,7 @@ Nodes are hash-consed: equal computations are one node, across the stages of a c
 from __future__ import annotations
 
 import struct
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,9 @@ class Node:
 
     __slots__ = ("args", "attr", "depth", "index", "op", "type")
 
-    def __init__(self, op: str, type: ValueType, args: tuple[Node, ...], attr: Any, index: int, depth: int) -> None:
+    def __init__(
+        self, op: str, type: ValueType, args: tuple[Node, ...], attr: Any, index: int, depth: int
+    ) -> None:
         self.op = op
         self.type = type
         self.args = args
@@ -90,7 +92,9 @@ class Graph:
         self.true = self.const(BOOL, True)
         self.false = self.const(BOOL, False)
 
-    def _make(self, op: str, type: ValueType, args: tuple[Node, ...], attr: Any, key: Hashable, depth: int) -> Node:
+    def _make(
+        self, op: str, type: ValueType, args: tuple[Node, ...], attr: Any, key: Hashable, depth: int
+    ) -> Node:
         full_key = (op, type, tuple(a.index for a in args), key)
         node = self._nodes.get(full_key)
         if node is None:
@@ -224,7 +228,7 @@ class Graph:
         return None
 
 
-_COMPARE = {
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "eq": lambda a, b: a == b,
     "ne": lambda a, b: a != b,
     "lt": lambda a, b: a < b,
@@ -232,7 +236,12 @@ _COMPARE = {
     "gt": lambda a, b: a > b,
     "ge": lambda a, b: a >= b,
 }
-_ARITHMETIC = {"add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "neg": lambda a: -a}
+_ARITHMETIC: dict[str, Callable[..., Any]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "neg": lambda a: -a,
+}
 
 
 def _round_float32(value: float) -> float:
@@ -288,7 +297,9 @@ def to_text(roots: Iterable[tuple[str, Node]], column_names: tuple[str, ...] = (
             emit(argument, indent)
         if node.op == "loop":
             names[node.index] = f"loop{node.index}"
-            initial = ", ".join(f"%{p.index} = {name(a)}" for p, a in zip(node.attr.params, node.args, strict=True))
+            initial = ", ".join(
+                f"%{p.index} = {name(a)}" for p, a in zip(node.attr.params, node.args, strict=True)
+            )
             lines.append(f"{indent}loop{node.index}: while any {node.attr.params[0]!r} from {initial}")
             for parameter in node.attr.params:
                 names[parameter.index] = f"%{parameter.index}"

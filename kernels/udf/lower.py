@@ -136,7 +136,9 @@ def _bind(
     for parameter in (*positional, *(a.arg for a in spec.kwonlyargs)):
         if parameter not in environment:
             if parameter not in defaults:
-                scope.fail(f"{name} is called without its argument {parameter}", "give the parameter a default")
+                scope.fail(
+                    f"{name} is called without its argument {parameter}", "give the parameter a default"
+                )
             environment[parameter] = defaults[parameter]
     return environment
 
@@ -159,7 +161,9 @@ class _Lowering:
         """Return the value of the whole function."""
         if isinstance(node, ast.Lambda):
             return self.expression(node.body)
-        if isinstance(node, ast.AsyncFunctionDef) or any(isinstance(n, ast.Yield | ast.YieldFrom) for n in _walk(node)):
+        if isinstance(node, ast.AsyncFunctionDef) or any(
+            isinstance(n, ast.Yield | ast.YieldFrom) for n in _walk(node)
+        ):
             self.scope.fail("generators and coroutines cannot be compiled")
         if self.block(node.body):
             self.returns.append((self.mask, NULL))
@@ -222,7 +226,9 @@ class _Lowering:
                 self._assign(element, item)
         else:
             self.scope.position = target
-            self.scope.fail("records and collections are read-only here", "return a new record, use local variables")
+            self.scope.fail(
+                "records and collections are read-only here", "return a new record, use local variables"
+            )
 
     def _do_FunctionDef(self, statement: ast.FunctionDef) -> None:
         self.environment[statement.name] = LocalFunction(statement, self.environment)
@@ -268,7 +274,9 @@ class _Lowering:
             if then_end is then_mask and self.mask is else_mask:
                 self.mask = mask
             else:
-                self.mask = self.graph.op("or", BOOL, then_end or self.graph.true, self.mask or self.graph.true)
+                self.mask = self.graph.op(
+                    "or", BOOL, then_end or self.graph.true, self.mask or self.graph.true
+                )
         elif then_falls:
             self.environment, self.mask = then_environment, then_end
         return then_falls or else_falls
@@ -417,7 +425,9 @@ class _Lowering:
         returns = any(isinstance(n, ast.Return) for n in _walk(statement))
         if returns:
             before = {_RETURNED: Constant(False), **before}
-        assigned = [n for n in _assigned_names(statement) if n not in before or not isinstance(before[n], Unbound)]
+        assigned = [
+            n for n in _assigned_names(statement) if n not in before or not isinstance(before[n], Unbound)
+        ]
         names = list(dict.fromkeys([*counters, *assigned, *((_RETURNED, _RESULT) if returns else ())]))
         shapes: dict[str, Shape] = {
             n: shape_of(self.graph, before[n]) if n in before else UnboundShape() for n in names
@@ -435,7 +445,9 @@ class _Lowering:
                         start[name] = Unbound()
                         self._parameters(loop, shapes[name])
                 exits = self._round(statement, enter, advance, start, inside)
-                merged = {name: self._carried_shape(shapes[name], name, exits, name in before) for name in names}
+                merged = {
+                    name: self._carried_shape(shapes[name], name, exits, name in before) for name in names
+                }
                 if merged == shapes:
                     break
                 shapes = merged
@@ -564,7 +576,9 @@ class _Lowering:
             try:
                 value = self.outer(name)
             except KeyError:
-                self.scope.fail(f"the name {name!r} is not defined", nearest(name, self.environment) or "define it")
+                self.scope.fail(
+                    f"the name {name!r} is not defined", nearest(name, self.environment) or "define it"
+                )
         if isinstance(value, Unbound):
             self.scope.fail(
                 f"the variable {name!r} has no value, or values of two types, on some path to this line",
@@ -591,9 +605,11 @@ class _Lowering:
             if isinstance(owner.value, type(None)) or not hasattr(owner.value, name):
                 self.scope.fail(f"{owner.value!r} has no attribute {name!r}", "")
             return Constant(getattr(owner.value, name))
-        known = ", ".join("." + f for f in temporal.FIELDS.get(getattr(owner, "type", BOOL).kind, ())) if isinstance(
-            owner, Scalar
-        ) else ""
+        known = (
+            ", ".join("." + f for f in temporal.FIELDS.get(getattr(owner, "type", BOOL).kind, ()))
+            if isinstance(owner, Scalar)
+            else ""
+        )
         self.scope.fail(
             f"{describe(owner)} has no attribute {name!r} here" + (f"; there are {known}" if known else "")
         )
@@ -652,14 +668,18 @@ class _Lowering:
         value = self.expression(node.operand)
         self.scope.position = node
         if not isinstance(node.op, ast.Not):
-            symbol = {ast.USub: "-", ast.UAdd: "+", ast.Invert: "~"}[type(node.op)]  # type: ignore[index]
+            symbol = {ast.USub: "-", ast.UAdd: "+", ast.Invert: "~"}[type(node.op)]
             return arithmetic.unary(self.scope, symbol, value)
         if value == NULL:
             return NULL
         if isinstance(value, Constant):
             return Constant(not value.value)
         operand = self.scope.operand(value)
-        bare = Text(operand.sources, operand.code) if isinstance(operand, Text) else Scalar(operand.type, operand.node)
+        bare = (
+            Text(operand.sources, operand.code)
+            if isinstance(operand, Text)
+            else Scalar(operand.type, operand.node)
+        )
         return Scalar(BOOL, self.graph.negate(self.scope.truth(bare)), operand.valid)
 
     def _of_BoolOp(self, node: ast.BoolOp) -> Value:
@@ -667,9 +687,12 @@ class _Lowering:
         result = self.expression(node.values[0])
         mask = self.mask
         for operand_node in node.values[1:]:
-            if isinstance(result, Constant) and bool(result.value) != conjunction:
-                if result.value is not None:
-                    break
+            if (
+                isinstance(result, Constant)
+                and result.value is not None
+                and bool(result.value) != conjunction
+            ):
+                break
             decided = self.scope.truth(result)
             self.mask = self.graph.both(mask, decided if conjunction else self.graph.negate(decided))
             right = self.expression(operand_node)
@@ -798,20 +821,30 @@ class _Lowering:
     def _iterate(self, value: Value, node: ast.AST) -> tuple[Value, ...]:
         if isinstance(value, Group) and value.names is None:
             return value.items
-        if isinstance(value, Constant) and isinstance(value.value, tuple | list | range | set | frozenset | dict):
+        if isinstance(value, Constant) and isinstance(
+            value.value, tuple | list | range | set | frozenset | dict
+        ):
             return tuple(Constant(item) for item in value.value)
         self.scope.position = node
-        self.scope.fail(f"{describe(value)} cannot be iterated over", "iterate over range() or a tuple of constants")
+        self.scope.fail(
+            f"{describe(value)} cannot be iterated over", "iterate over range() or a tuple of constants"
+        )
 
     # ----------------------------------------------------------------------------------------- calls
 
     def _of_Call(self, node: ast.Call) -> Value:
         if any(isinstance(a, ast.Starred) for a in node.args) or any(k.arg is None for k in node.keywords):
-            self.scope.fail("calls with *args or **kwargs cannot be compiled", "pass the arguments one by one")
+            self.scope.fail(
+                "calls with *args or **kwargs cannot be compiled", "pass the arguments one by one"
+            )
         if isinstance(node.func, ast.Attribute):
             owner = self.expression(node.func.value)
             is_library = isinstance(owner, Constant) and isinstance(owner.value, ModuleType | type)
-            if not is_library and not isinstance(owner, Group) and not self._holds_function(owner, node.func.attr):
+            if (
+                not is_library
+                and not isinstance(owner, Group)
+                and not self._holds_function(owner, node.func.attr)
+            ):
                 args = [self.expression(a) for a in node.args]
                 self.scope.position = node
                 if node.keywords:
@@ -824,9 +857,13 @@ class _Lowering:
         return self._call(function, args, kwargs)
 
     def _holds_function(self, owner: Value, name: str) -> bool:
-        if not isinstance(owner, Constant) or isinstance(owner.value, str | int | float | dict | tuple | list):
+        if not isinstance(owner, Constant) or isinstance(
+            owner.value, str | int | float | dict | tuple | list
+        ):
             return False
-        return isinstance(getattr(owner.value, name, None), FunctionType) and not isinstance(owner.value, type)
+        return isinstance(getattr(owner.value, name, None), FunctionType) and not isinstance(
+            owner.value, type
+        )
 
     def _call(self, function: Value, args: list[Value], kwargs: dict[str, Value]) -> Value:
         scope = self.scope
@@ -839,7 +876,11 @@ class _Lowering:
         if known is not None:
             return known
         if target is dict:
-            return Group(tuple(kwargs.values()), tuple(kwargs)) if not args else scope.fail("write dict(name=value)")
+            return (
+                Group(tuple(kwargs.values()), tuple(kwargs))
+                if not args
+                else scope.fail("write dict(name=value)")
+            )
         if isinstance(target, type) and issubclass(target, tuple) and hasattr(target, "_fields"):
             return self._named_tuple(target, args, kwargs)
         if target is print:
@@ -860,7 +901,9 @@ class _Lowering:
             fields.setdefault(name, Constant(default))
         missing = [name for name in target._fields if name not in fields]
         if missing or len(fields) != len(target._fields) or len(args) > len(target._fields):
-            self.scope.fail(f"{target.__name__} has the fields {', '.join(target._fields)}", "give each a value")
+            self.scope.fail(
+                f"{target.__name__} has the fields {', '.join(target._fields)}", "give each a value"
+            )
         return Group(tuple(fields[name] for name in target._fields), tuple(target._fields))
 
     def _call_local(self, function: LocalFunction, args: list[Value], kwargs: dict[str, Value]) -> Value:

@@ -22,7 +22,14 @@ from dataflare.kernels.udf.ir import Node, StringLeaf, to_text
 from dataflare.kernels.udf.lower import lower_function
 from dataflare.kernels.udf.scope import Scope
 from dataflare.kernels.udf.source import describe_function, function_ast
-from dataflare.kernels.udf.stages import FilterStage, MapStage, RecordFunction, SelectStage, Stage, WithColumnsStage
+from dataflare.kernels.udf.stages import (
+    FilterStage,
+    MapStage,
+    RecordFunction,
+    SelectStage,
+    Stage,
+    WithColumnsStage,
+)
 from dataflare.kernels.udf.values import (
     NULL,
     Constant,
@@ -150,8 +157,11 @@ class RecordProgram:
 
     def describe(self) -> str:
         """Return the listing of the program in the form with nulls."""
-        carried = [f"{o.name} = column {self.input_schema.names[o.carried]}" for o in self.nullable.outputs
-                   if o.carried is not None]
+        carried = [
+            f"{o.name} = column {self.input_schema.names[o.carried]}"
+            for o in self.nullable.outputs
+            if o.carried is not None
+        ]
         return "\n".join([self._listing(self.nullable), *carried]).strip()
 
     def _listing(self, lowered: Lowered) -> str:
@@ -182,9 +192,15 @@ def build_program(stages: Sequence[Stage], schema: pa.Schema) -> RecordProgram:
     used = _columns_of([node for _, node in nullable.roots]) | _source_columns(nullable.outputs)
     used |= {o.carried for o in nullable.outputs if o.carried is not None}
     functions = tuple(describe_function(fn) for stage in stages for fn in _functions(stage))
-    metadata = schema.metadata if all(isinstance(s, FilterStage) for s in stages) else None
+    metadata: Any = schema.metadata if all(isinstance(s, FilterStage) for s in stages) else None
     return RecordProgram(
-        tuple(stages), schema, pa.schema(fields, metadata=metadata), nullable, dense, tuple(sorted(used)), functions
+        tuple(stages),
+        schema,
+        pa.schema(fields, metadata=metadata),
+        nullable,
+        dense,
+        tuple(sorted(used)),
+        functions,
     )
 
 
@@ -200,11 +216,15 @@ def _lower(stages: Sequence[Stage], schema: pa.Schema, *, with_nulls: bool) -> L
     scope = Scope(schema)
     graph = scope.graph
     record = Group(
-        tuple(_column(scope, i, with_nulls=with_nulls) for i in range(len(schema))), tuple(schema.names), is_input=True
+        tuple(_column(scope, i, with_nulls=with_nulls) for i in range(len(schema))),
+        tuple(schema.names),
+        is_input=True,
     )
     if len(set(schema.names)) != len(schema.names):
         twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
-        raise SchemaError(f"columns share a name: {', '.join(twice)}. Rename them before using record functions.")
+        raise SchemaError(
+            f"columns share a name: {', '.join(twice)}. Rename them before using record functions."
+        )
     keep: Node | None = None
     drops: list[Node] = []
     for stage in stages:
@@ -324,7 +344,9 @@ def _output(scope: Scope, name: str, value: Value, schema: pa.Schema) -> Output:
     if isinstance(value, Text):
         return _text_output(name, value, schema)
     scope.sources.clear()
-    scope.fail(f"column {name!r} would hold {describe(value)}", "a column holds one number, flag, time or string")
+    scope.fail(
+        f"column {name!r} would hold {describe(value)}", "a column holds one number, flag, time or string"
+    )
 
 
 def _text_output(name: str, value: Text, schema: pa.Schema) -> Output:
@@ -334,7 +356,7 @@ def _text_output(name: str, value: Text, schema: pa.Schema) -> Output:
         own = value.valid is None or (value.valid.op == "valid" and value.valid.attr == columns[0])
         if own:
             return Output(name, schema.field(columns[0]).type, carried=columns[0])
-    kind = pa.string()
+    kind: pa.DataType = pa.string()
     if len(types) == 1 and pa.types.is_large_string(next(iter(types))):
         kind = pa.large_string()
     return Output(name, kind, node=value.code, valid=value.valid, value=INT32, sources=value.sources)
@@ -386,7 +408,11 @@ def _predicate(node: Node, schema: pa.Schema) -> SimplePredicate | None:
         return SimplePredicate(schema.names[node.args[0].attr], "is_null")
     if node.op == "string_op" and node.attr.name == "eq":
         column, literal = node.attr.leaves
-        if column.column is not None and literal.text is not None and is_string(schema.field(column.column).type):
+        if (
+            column.column is not None
+            and literal.text is not None
+            and is_string(schema.field(column.column).type)
+        ):
             return SimplePredicate(schema.names[column.column], "==", literal.text)
         return None
     names = _DIRECT

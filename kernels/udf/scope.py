@@ -167,7 +167,9 @@ class Scope:
                 graph.op("or", BOOL, b.node, graph.negate(valid_b)),
             )
         else:
-            node = graph.op("or", BOOL, graph.op("and", BOOL, a.node, valid_a), graph.op("and", BOOL, b.node, valid_b))
+            node = graph.op(
+                "or", BOOL, graph.op("and", BOOL, a.node, valid_a), graph.op("and", BOOL, b.node, valid_b)
+            )
         return Scalar(BOOL, node, None if valid is graph.true else valid, holds)
 
     def math_call(self, name: str, kind: ValueType, *args: Node) -> Node:
@@ -193,5 +195,3 @@ def _is_decimal(value: Scalar | Text) -> bool:
 
 def _name(source: FunctionSource) -> str:
     return "this lambda" if source.name == "<lambda>" else f"the function {source.name}"
-
-

@@ -52,7 +52,9 @@ def binary(scope: Scope, op: str, a: Scalar, b: Scalar, valid: Node | None) -> S
     if kinds == ("date", "date") and op == "-":
         days = graph.op("sub", INT64, _days(scope, a), _days(scope, b))
         kind = ValueType("duration", 64, unit="s")
-        return Scalar(kind, graph.op("mul", kind, graph.op("convert", kind, days), graph.const(kind, 86_400)), valid)
+        return Scalar(
+            kind, graph.op("mul", kind, graph.op("convert", kind, days), graph.const(kind, 86_400)), valid
+        )
     if kinds == ("timestamp", "duration") and op in ("+", "-"):
         return _shift_timestamp(scope, op, a, b, valid)
     if kinds == ("duration", "timestamp") and op == "+":
@@ -101,7 +103,9 @@ def _duration_ratio(scope: Scope, op: str, kind: ValueType, x: Node, y: Node, va
     graph = scope.graph
     a, b = (Scalar(INT64, graph.op("convert", INT64, node)) for node in (x, y))
     if op == "/":
-        return Scalar(FLOAT64, graph.op("div", FLOAT64, scope.cast(a, FLOAT64), scope.cast(b, FLOAT64)), valid)
+        return Scalar(
+            FLOAT64, graph.op("div", FLOAT64, scope.cast(a, FLOAT64), scope.cast(b, FLOAT64)), valid
+        )
     quotient, rest = arithmetic.floor_divide(scope, a, b, valid)
     if op == "//":
         return quotient
@@ -114,7 +118,9 @@ def _shift_timestamp(scope: Scope, op: str, moment: Scalar, step: Scalar, valid:
     if ticks_per_day(step.type) > ticks_per_day(kind):
         factor = ticks_per_day(step.type) // ticks_per_day(kind)
         if step.node.is_const and step.node.attr % factor == 0:  # timedelta(days=1) keeps the column's unit
-            step = Scalar(replace(step.type, unit=kind.unit), graph.const(step.type, step.node.attr // factor))
+            step = Scalar(
+                replace(step.type, unit=kind.unit), graph.const(step.type, step.node.attr // factor)
+            )
         else:
             kind = replace(kind, unit=step.type.unit)
     x, y = _in_unit(scope, moment, kind), _in_unit(scope, step, kind)
@@ -133,7 +139,9 @@ def _shift_date(scope: Scope, op: str, day: Scalar, step: Scalar, valid: Node | 
 def compare(scope: Scope, op: str, a: Scalar, b: Scalar) -> Node:
     """Return the flag ``a op b`` (op one of eq ne lt le gt ge), exactly, whatever the units."""
     if a.type.kind != b.type.kind:
-        hint = "compare .date() of the timestamp" if {a.type.kind, b.type.kind} == {"date", "timestamp"} else ""
+        hint = (
+            "compare .date() of the timestamp" if {a.type.kind, b.type.kind} == {"date", "timestamp"} else ""
+        )
         way_out = hint or "compare values of one kind: date, datetime or timedelta constants for such columns"
         scope.fail(f"{describe(a)} cannot be compared with {describe(b)}", way_out)
     _check_zone(scope, "compared with", a, b)
@@ -268,5 +276,3 @@ def method(scope: Scope, value: Scalar, name: str) -> Value:
     ticks = graph.op("convert", FLOAT64, graph.op("convert", INT64, value.node))
     per_second = graph.const(FLOAT64, float(ticks_per_day(value.type) // 86_400))
     return Scalar(FLOAT64, graph.op("div", FLOAT64, ticks, per_second), value.valid)
-
-

@@ -65,5 +65,3 @@ def _leaf(scope: Scope, name: str, a: StringLeaf, b: StringLeaf) -> Node:
     if name == "eq" and a.text is not None:
         a, b = b, a
     return scope.graph.string_op(StringOp(name, (a, b)))
-
-

@@ -471,19 +471,22 @@ def _same_constant(a: Constant, b: Value) -> bool:
     if not isinstance(b, Constant) or type(a.value) is not type(b.value):
         return False
     if isinstance(a.value, float):
-        return a.value.hex() == b.value.hex()
+        return a.value.hex() == str(b.value.hex())
     return a.value is b.value or (isinstance(a.value, int | str) and bool(a.value == b.value))
 
 
 def _drop_always_valid(value: Value) -> Value:
-    if isinstance(value, Scalar | Text) and value.valid is not None and value.valid.is_const and value.valid.attr:
+    if (
+        isinstance(value, Scalar | Text)
+        and value.valid is not None
+        and value.valid.is_const
+        and value.valid.attr
+    ):
         return replace(value, valid=None)
     return value
 
 
-def map_text(
-    graph: Graph, type: ValueType, text: Text, function: Callable[[StringLeaf], Node]
-) -> Node:
+def map_text(graph: Graph, type: ValueType, text: Text, function: Callable[[StringLeaf], Node]) -> Node:
     """Return the node that ``function`` gives for the source that ``text`` is."""
     result = function(text.sources[-1])
     for number in range(len(text.sources) - 2, -1, -1):
