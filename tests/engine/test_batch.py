@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import sys
 import threading
 import weakref
@@ -90,6 +91,22 @@ def test_threads_that_ask_first_read_one_id():
         for thread in threads:
             thread.join()
         assert len(set(seen)) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_batches_made_after_a_fork_have_their_own_ids():
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write_end, SharedDataBatch.from_pydict({"a": [1]}).id.encode())
+        os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end) as answer:
+        theirs = answer.read()
+    os.waitpid(child, 0)
+    assert len(theirs) == 36
+    assert theirs != SharedDataBatch.from_pydict({"a": [1]}).id
 
 
 def test_age_is_seconds_since_the_batch_was_made(monkeypatch):
