@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PreparedRun", "prepare_run"]
 
-_FIRST_BATCH_BYTES = 8 << 20
+_FIRST_BATCH_BYTES = 4 << 20
+_FIRST_BATCH_IN_MEMORY_BYTES = 16 << 20  # nothing is held in memory for it but its result
 _LEAST_ROWS = 1024
-_LEAST_ROWS_A_TASK = 16_384  # below this a second core costs more to wake than it computes
+_LEAST_ROWS_A_TASK = 32_768  # below this a second core costs more to wake than it computes
 _UNBOUNDED_CREDITS = 1 << 50
 _run_numbers = itertools.count(1)
 
@@ -172,8 +173,8 @@ class PreparedRun:
         """Raise the error for a record that is larger than all that the limit leaves to a task."""
         raise MemoryLimitError(
             f"{self.source_name}: a single record takes about {format_bytes(math.ceil(self.bytes_per_row))}, "
-            f"more than the memory limit of {format_bytes(self.budget.limit_bytes or 0)} leaves to {task}. Raise "
-            "memory_limit."
+            f"more than the memory limit of {format_bytes(self.budget.limit_bytes or 0)} leaves to {task}. "
+            "Raise memory_limit."
         )
 
     def note_batch(self, at_s: float, rows: int) -> None:
@@ -237,7 +238,8 @@ class PreparedRun:
         if self.options.batching is not None:
             return AdaptiveBatcher(self.options.batching, self.clock)
         found = remembered_sizes().recall(self._key())
-        first = int(_FIRST_BATCH_BYTES / bytes_per_row) // 64 * 64
+        first_bytes = _FIRST_BATCH_IN_MEMORY_BYTES if self.fused else _FIRST_BATCH_BYTES
+        first = int(first_bytes / bytes_per_row) // 64 * 64
         least = min(max(first, _LEAST_ROWS), MOST_ROWS)
         return AdaptiveBatcher(AdaptiveBatchingConfig(initial_size=least), self.clock, start=found)
 
