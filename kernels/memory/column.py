@@ -203,7 +203,11 @@ class HostColumn:
     def null_count(self) -> int:
         """Nulls among the rows, by the validity bitmap; counted on first use where it is not known."""
         if self._null_count < 0:
-            self._null_count = self.to_arrow().null_count
+            root = self._root
+            if root is not None and root.null_count == 0:
+                self._null_count = 0  # counted once for all slices, and no Arrow array made for this one
+            else:
+                self._null_count = self.to_arrow().null_count
         return self._null_count
 
     @property

@@ -176,3 +176,12 @@ def test_repr_says_type_rows_and_nulls():
     assert repr(column) == "<HostColumn int64: 3 rows from 0, nulls not counted>"
     assert column.has_nulls
     assert repr(column.slice(0, 3)) == "<HostColumn int64: 3 rows from 0, 1 nulls>"
+
+
+def test_slices_of_a_column_without_nulls_know_it_without_an_arrow_array(monkeypatch):
+    column = HostColumn.from_arrow(pa.array([1, 2, 3]))
+    part = column.slice(1, 1)
+    assert column.null_count == 0
+    monkeypatch.setattr(HostColumn, "to_arrow", lambda self: pytest.fail("an Arrow array was made"))
+    assert part.null_count == 0
+    assert not part.slice(0, 1).has_nulls
