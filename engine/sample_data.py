@@ -1,7 +1,7 @@
 """Small arrays of every Arrow type, for tests that must work with any column.
 
-Deterministic, with nulls, empty and long texts, and numbers near their limits. Does not cover random data: a
-test draws type, length and slice, and gets the values from here.
+Deterministic, with nulls, empty and long texts, and numbers near their limits. Does not cover random
+data: a test draws type, length and slice, and gets the values from here.
 """
 
 from __future__ import annotations
