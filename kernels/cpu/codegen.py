@@ -397,7 +397,7 @@ class _Function:
         if emitter.lanes > 1:
             store.store_bits(emitter, flags, base, row)
         else:
-            store.append_bits(self.code, base, row, self.code.value(f"zext i1 {flags} to i64"))
+            store.append_bits(self.code, base, row, self.code.value(f"zext i1 {flags} to i64"), single=True)
 
     def _write_wide(self, emitter: Emitter, value: str, base: str, row: str) -> None:
         """Write decimals: 64-bit values, their sign extended to 128 bits."""

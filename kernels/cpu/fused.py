@@ -20,7 +20,14 @@ import pyarrow.compute as pc
 from dataflare.kernels.backend import OutputBlock, ProgramResult
 from dataflare.kernels.cpu import cache, jit
 from dataflare.kernels.cpu.codegen import STREAMING_NAME, Generated, generate
-from dataflare.kernels.cpu.layout import ColumnForm, ColumnLayout, OutputLayout, ProgramLayout
+from dataflare.kernels.cpu.layout import (
+    ColumnForm,
+    ColumnLayout,
+    OutputLayout,
+    ProgramLayout,
+    fixed_width_bytes,
+    is_view,
+)
 from dataflare.kernels.cpu.strings import result_bytes
 from dataflare.kernels.cpu.target import Target, host_target
 from dataflare.kernels.memory.column import HostColumn
@@ -245,6 +252,11 @@ class _Variant:
                 results.append(column if chosen is None else chosen.apply(column))
                 continue
             owner, bitmap = blocks[position]
+            if output.carried is not None and is_view(data_type):
+                nulls = 0 if bitmap is None else written - values[out.counter]
+                source = columns[self._positions[output.carried]]
+                results.append(_moved_views(source, owner, bitmap, written, nulls))
+                continue
             if bitmap is None:
                 result = HostColumn.from_block(data_type, written, 0, owner.address, 0, owner)
             else:
@@ -320,6 +332,22 @@ class _Selection:
             return HostColumn.from_arrow(array.take(pc.indices_nonzero(self._mask)))
 
 
+def _moved_views(
+    source: HostColumn, views: HostBlock, bitmap: HostBlock | None, length: int, nulls: int
+) -> HostColumn:
+    """Return a column of views that were moved, over the buffers that they point into."""
+    sizes = [0 if buffer is None else buffer.size for buffer in source.to_arrow().buffers()[2:]]
+    validity = bitmap.address if bitmap is not None and nulls else 0
+    return HostColumn.from_buffers(
+        source.type,
+        length,
+        (validity, views.address, *source.addresses[2:]),
+        ((length + 7) // 8, 16 * length, *sizes),
+        nulls,
+        (views, bitmap, source),
+    )
+
+
 def _signed(value: int) -> int:
     return value - 2**64 if value >= 2**63 else value
 
@@ -345,7 +373,7 @@ def _string_slots(column: HostColumn, slots: list[int], keep: list[object]) -> N
 def _filler(owner: CpuProgram, layout: ColumnLayout) -> Filler:
     """Return what appends the slots of one input column."""
     if layout.form is ColumnForm.FIXED:
-        width = layout.type.bit_width // 8
+        width = fixed_width_bytes(layout.type) or 0
 
         def fixed(column: HostColumn, slots: list[int], keep: list[object]) -> None:
             addresses = column.addresses

@@ -87,9 +87,14 @@ class ProgramLayout:
 
 
 def fixed_width_bytes(data_type: pa.DataType) -> int | None:
-    """Return the bytes of a value, 0 for single bits, None where values have no fixed width of 1 2 4 8 16 bytes."""
+    """Return the bytes of a value, 0 for single bits, None where values have no fixed width of 1 2 4 8 16 bytes.
+
+    String and binary views count: their 16 bytes move, what they point to stays.
+    """
     if pa.types.is_boolean(data_type):
         return 0
+    if is_view(data_type):
+        return 16
     if pa.types.is_dictionary(data_type) or isinstance(data_type, pa.BaseExtensionType):
         return None
     try:
@@ -97,6 +102,11 @@ def fixed_width_bytes(data_type: pa.DataType) -> int | None:
     except ValueError:
         return None
     return bits // 8 if bits in (8, 16, 32, 64, 128) else None
+
+
+def is_view(data_type: pa.DataType) -> bool:
+    """Return whether values are 16-byte views into other buffers."""
+    return bool(pa.types.is_string_view(data_type) or pa.types.is_binary_view(data_type))
 
 
 def layout_of(program: RecordProgram, lowered: Lowered) -> ProgramLayout:
@@ -166,7 +176,7 @@ def _form(
             if all(sum(leaf.column is not None for leaf in op.leaves) == 1 for op in mine):
                 return (ColumnForm.DICTIONARY, mine) if mine else (ColumnForm.NONE, ())
             data_type = data_type.value_type  # compared with another column: decoded before the kernel runs
-        if not mine:
+        if not mine and not is_view(data_type):
             return ColumnForm.NONE, ()
         return string_form(data_type), ()
     width = fixed_width_bytes(data_type)

@@ -71,8 +71,11 @@ def store_bits(emitter: Emitter, flags: str, base: str, index: str) -> None:
     code.add(f"store i{lanes} {bits}, ptr {address}, align 1")
 
 
-def append_bits(code: Code, base: str, position: str, bits: str) -> None:
-    """Write up to 8 bits (an i64 with nothing above them) at bit ``position``; bits before it stay."""
+def append_bits(code: Code, base: str, position: str, bits: str, *, single: bool = False) -> None:
+    """Write up to 8 bits (an i64 with nothing above them) at bit ``position``; bits before it stay.
+
+    A ``single`` bit touches one byte only, as the next one may belong to another thread.
+    """
     byte = code.value(f"lshr i64 {position}, 3")
     address = code.value(f"getelementptr i8, ptr {base}, i64 {byte}")
     shift = code.value(f"and i64 {position}, 7")
@@ -83,8 +86,9 @@ def append_bits(code: Code, base: str, position: str, bits: str) -> None:
     old = code.value(f"and i64 {old}, {keep}")
     new = code.value(f"shl i64 {bits}, {shift}")
     new = code.value(f"or i64 {old}, {new}")
-    new = code.value(f"trunc i64 {new} to i16")
-    code.add(f"store i16 {new}, ptr {address}, align 1")
+    width = "i8" if single else "i16"
+    new = code.value(f"trunc i64 {new} to {width}")
+    code.add(f"store {width} {new}, ptr {address}, align 1")
 
 
 def compact(emitter: Emitter, mask: Mask, value: str, element: str, base: str, index: str) -> None:

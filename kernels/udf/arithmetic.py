@@ -99,8 +99,6 @@ def _fold(scope: Scope, op: str, a: Any, b: Any) -> Constant | None:
         return None  # the run-time rule decides
     except (TypeError, ValueError) as error:
         scope.fail(f"{a!r} {op} {b!r}: {error}")
-    if isinstance(result, int) and not -(2**63) <= result < 2**64:
-        return None
     return Constant(result)
 
 
