@@ -23,7 +23,7 @@ from dataflare.kernels.errors import DeviceUnavailableError, OptionError, Schema
 from dataflare.kernels.memory import HostColumn
 from dataflare.kernels.memory.trimming import trimmed
 from dataflare.kernels.udf.stages import FilterStage, MapStage, WithColumnsStage
-from dataflare.schema import column_index, first_difference
+from dataflare.schema import column_index, first_difference, merged_schema
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped] # no stubs
@@ -154,7 +154,8 @@ class SharedDataBatch:
         SchemaError
             ``data`` is none of these, has columns without names, or two of one name.
         DataError
-            A column in chunks is too large for its type when made contiguous.
+            A column in chunks is too large for its type when made contiguous, or has nulls that its field
+            rules out.
         """
         if isinstance(data, SharedDataBatch):
             return data
@@ -273,7 +274,8 @@ class SharedDataBatch:
             )
             for position, name in enumerate(first._schema.names)
         ]
-        return cls._new(first._schema, rows, list(columns), None, merged_mark, MappingProxyType(metadata))
+        schema = merged_schema([part._schema for part in parts])
+        return cls._new(schema, rows, list(columns), None, merged_mark, MappingProxyType(metadata))
 
     @property
     def num_rows(self) -> int:

@@ -67,7 +67,20 @@ def arrow_batch(data: Any) -> pa.RecordBatch:
     else:
         raise SchemaError(f"from_arrow cannot read {_kind(data)}: {_remedy(data)}")
     require_unique_names(batch.schema)
+    for position, field in enumerate(batch.schema):
+        if not field.nullable:
+            _require_no_nulls(field.name, batch.column(position))
     return batch
+
+
+def _require_no_nulls(name: str, array: pa.Array[Any]) -> None:
+    """Hold a schema to its word, since compiled code does not look for nulls where it rules them out."""
+    if array.null_count:
+        row = array.is_null().index(True).as_py()
+        raise DataError(
+            f"column {name!r}, row {row} is null, and the schema says that the column has none. "
+            "Make the field nullable."
+        )
 
 
 def _imported(data: Any) -> pa.RecordBatch:
@@ -196,7 +209,11 @@ def _assembled(
                 f"column {name!r} has {len(array):,} rows and column {names[0]!r} has {num_rows:,}: "
                 "all columns of a batch have as many."
             )
-    if fields is None:
+    if fields is not None:
+        for field, array in zip(fields, arrays, strict=True):
+            if not field.nullable:
+                _require_no_nulls(field.name, array)
+    else:
         fields = pa.schema([(name, array.type) for name, array in zip(names, arrays, strict=True)])
     return fields, arrays, num_rows
 

@@ -6,11 +6,13 @@ changes how a column is read. Does not cover casting: columns that differ in typ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from dataflare.kernels.errors import ColumnNotFoundError, SchemaError, nearest
 
-__all__ = ["column_index", "first_difference", "require_unique_names"]
+__all__ = ["column_index", "first_difference", "merged_schema", "require_unique_names"]
 
 
 def first_difference(expected: pa.Schema, found: pa.Schema) -> str | None:
@@ -37,6 +39,17 @@ def first_difference(expected: pa.Schema, found: pa.Schema) -> str | None:
                 f"where {expected.field(position).type} is expected."
             )
     return None
+
+
+def merged_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Return the first of schemas that agree, with each field nullable that is so in any of them."""
+    merged = schemas[0]
+    for other in schemas[1:]:
+        if not merged.equals(other):
+            for position, field in enumerate(other):
+                if field.nullable and not merged.field(position).nullable:
+                    merged = merged.set(position, merged.field(position).with_nullable(True))
+    return merged
 
 
 def require_unique_names(schema: pa.Schema) -> None:

@@ -254,6 +254,17 @@ def test_the_later_batchs_metadata_wins(batch):
     assert dict(SharedDataBatch.merge([first, second]).metadata) == {"a": 1, "b": 2, "c": 2}
 
 
+def test_nulls_of_one_part_make_the_merged_field_nullable():
+    strict = pa.schema([pa.field("a", pa.int64(), nullable=False)])
+    parts = [
+        SharedDataBatch.from_pydict({"a": [1]}, strict),
+        SharedDataBatch.from_pydict({"a": [None, 2]}, {"a": pa.int64()}),
+    ]
+    merged = SharedDataBatch.merge(parts)
+    assert merged.schema.field("a").nullable
+    assert merged.map(lambda r: {"x": r.a + 1}).to_pylist() == [{"x": 2}, {"x": None}, {"x": 3}]
+
+
 def test_merge_unifies_dictionaries():
     parts = [
         SharedDataBatch.from_arrow(pa.record_batch({"x": pa.array(words).dictionary_encode()}))

@@ -128,6 +128,16 @@ def test_from_records_errors_name_record_and_field():
     refused(DataError, lambda: make([{"a": 1}, {"a": None}], strict), "record 1: field 'a' is null")
 
 
+def test_schemas_are_held_to_their_word():
+    strict = pa.schema([pa.field("a", pa.int64(), nullable=False)])
+    said = ("column 'a', row 1 is null", "Make the field nullable")
+    refused(DataError, lambda: SharedDataBatch.from_pydict({"a": [1, None]}, strict), *said)
+    lying = pa.record_batch([pa.array([1, None])], schema=strict)
+    refused(DataError, lambda: SharedDataBatch.from_arrow(lying), *said)
+    refused(DataError, lambda: SharedDataBatch.from_arrow(pa.table(lying)), *said)
+    assert len(SharedDataBatch.from_arrow(lying[:1])) == 1
+
+
 def test_a_fraction_never_becomes_an_integer_unseen():
     refused(DataError, lambda: SharedDataBatch.from_pydict({"a": [1, 2.5]}, {"a": pa.int64()}), "row 1: 2.5")
 

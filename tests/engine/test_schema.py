@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from dataflare.kernels.errors import ColumnNotFoundError, SchemaError
-from dataflare.schema import column_index, first_difference, require_unique_names
+from dataflare.schema import column_index, first_difference, merged_schema, require_unique_names
 
 BASE = pa.schema([("a", pa.int64()), ("b", pa.string())])
 
@@ -47,6 +47,14 @@ def test_metadata_and_nullability_make_no_difference(found):
 )
 def test_the_first_difference_names_the_column(found, difference):
     assert first_difference(BASE, pa.schema(found)) == difference
+
+
+def test_a_merged_schema_promises_no_more_than_each_of_its_parts():
+    strict = pa.schema([pa.field("a", pa.int64(), False), pa.field("b", pa.string(), False)], {"k": "v"})
+    mixed = pa.schema([pa.field("a", pa.int64(), False), ("b", pa.string())])
+    assert merged_schema([strict, strict]) is strict
+    assert merged_schema([strict, mixed, strict]).equals(mixed.with_metadata({"k": "v"}), check_metadata=True)
+    assert merged_schema([BASE, strict]).equals(BASE)
 
 
 def test_names_must_be_unique():
