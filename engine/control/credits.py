@@ -96,6 +96,8 @@ class CreditAccount:
         "in_flight",
         "processed_total",
         "rate",
+        "_rate_duration_s",
+        "_rate_records",
     )
 
     HEADROOM = 1.25
@@ -111,6 +113,8 @@ class CreditAccount:
         self.granted_total = 0
         self.processed_total = 0
         self.rate: float | None = None
+        self._rate_records = 0.0
+        self._rate_duration_s = 0.0
 
     def available(self, now_s: float, ceiling: float) -> int:
         """Return the credits that can be granted now; ``ceiling`` is the allowance that pressure permits."""
@@ -143,8 +147,11 @@ class CreditAccount:
         self.processed_total += records
         self.in_flight = max(0, self.in_flight - records)
         if records > 0 and duration_s > 0.0:
-            rate = records / duration_s
-            self.rate = rate if self.rate is None else self.rate + self.SMOOTHING * (rate - self.rate)
+            # Records and seconds are smoothed apart: a mean of rates would take long to notice a slow consumer.
+            fade = 1.0 - self.SMOOTHING
+            self._rate_records = fade * self._rate_records + records
+            self._rate_duration_s = fade * self._rate_duration_s + duration_s
+            self.rate = self._rate_records / self._rate_duration_s
 
     def seconds_until(self, wanted: int) -> float | None:
         """Return the seconds until time alone brings ``wanted`` credits; None when it never does."""
