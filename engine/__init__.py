@@ -46,6 +46,16 @@ if TYPE_CHECKING:
     from dataflare.observe.report import RunReport, StageReport
     from dataflare.options import RunOptions
     from dataflare.pipeline import Pipeline
+    from dataflare.plan.explanation import Explanation, StageExplanation
+    from dataflare.reading import (
+        from_arrow,
+        from_batches,
+        from_records,
+        read_csv,
+        read_ipc,
+        read_json,
+        read_parquet,
+    )
 
 __all__ = [
     "AdaptiveBatcher",
@@ -60,6 +70,7 @@ __all__ = [
     "DataError",
     "DataFlareError",
     "DeviceUnavailableError",
+    "Explanation",
     "HostMemoryMonitor",
     "MemoryBudget",
     "MemoryLimitError",
@@ -77,10 +88,18 @@ __all__ = [
     "SchemaMismatchError",
     "SharedDataBatch",
     "SinkError",
+    "StageExplanation",
     "StageReport",
     "TaskActor",
     "WorkflowActor",
     "__version__",
+    "from_arrow",
+    "from_batches",
+    "from_records",
+    "read_csv",
+    "read_ipc",
+    "read_json",
+    "read_parquet",
 ]
 
 __version__ = "0.1.0.dev0"
@@ -99,6 +118,7 @@ _MODULES = {
     "DataError": "dataflare.kernels.errors",
     "DataFlareError": "dataflare.kernels.errors",
     "DeviceUnavailableError": "dataflare.kernels.errors",
+    "Explanation": "dataflare.plan.explanation",
     "HostMemoryMonitor": "dataflare.control",
     "MemoryBudget": "dataflare.control",
     "MemoryLimitError": "dataflare.kernels.errors",
@@ -116,9 +136,17 @@ _MODULES = {
     "SchemaMismatchError": "dataflare.kernels.errors",
     "SharedDataBatch": "dataflare.batch",
     "SinkError": "dataflare.kernels.errors",
+    "StageExplanation": "dataflare.plan.explanation",
     "StageReport": "dataflare.observe.report",
     "TaskActor": "dataflare.actors.task",
     "WorkflowActor": "dataflare.actors.workflow",
+    "from_arrow": "dataflare.reading",
+    "from_batches": "dataflare.reading",
+    "from_records": "dataflare.reading",
+    "read_csv": "dataflare.reading",
+    "read_ipc": "dataflare.reading",
+    "read_json": "dataflare.reading",
+    "read_parquet": "dataflare.reading",
 }
 
 if not TYPE_CHECKING:
