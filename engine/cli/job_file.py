@@ -61,6 +61,7 @@ FORMATS = {
     ".feather": "ipc",
     ".ipc": "ipc",
 }
+COMPRESSED = (".bz2", ".gz", ".lz4", ".zst")
 READABLE = ("csv", "ipc", "json", "parquet")
 WRITABLE = ("csv", "ipc", "parquet")
 STEPS = ("drop", "filter", "limit", "map", "rename", "select", "with_columns")
@@ -193,8 +194,7 @@ class _JobFile:
         paths = table["path"] if isinstance(table["path"], list) else [table["path"]]
         for path in paths:
             self._document.check_type((name, "path"), path, str)
-        suffixes = {Path(path).suffix.lower() for path in paths}
-        found = {FORMATS.get(suffix, "") for suffix in suffixes}
+        found = {FORMATS.get(_suffix(path), "") for path in paths}
         if len(found) != 1 or not found <= set(formats):
             raise self._document.error(
                 (name, "path"),
@@ -286,3 +286,9 @@ class _JobFile:
         if isinstance(error, OptionError):
             return self._document.error(path, str(error))
         return type(error)(str(self._document.error(path, str(error))))
+
+
+def _suffix(path: str) -> str:
+    """Return what the name says about the format: ``.csv`` of ``part-*.CSV.gz``."""
+    name = Path(path.lower())
+    return Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
