@@ -30,7 +30,8 @@ class BatchSink(Protocol):
     def open(self, schema: pa.Schema) -> None:
         """Get ready for batches of `schema`.
 
-        Called before the source is read, so that an output that cannot be written fails before any work is done.
+        Called before the source is read, so that an output that cannot be written fails before any work is
+        done.
 
         Raises
         ------
@@ -43,7 +44,10 @@ class BatchSink(Protocol):
         """
 
     def write(self, batch: SharedDataBatch) -> None:
-        """Take one batch; it is done with the batch's memory when it returns, unless its purpose is to keep it.
+        """Take one batch.
+
+        It may hold on to the batch's memory for a while, such as until a row group is full, within tens of MiB;
+        a sink that keeps all of them has the attribute `keeps_batches`.
 
         Raises
         ------
@@ -52,7 +56,7 @@ class BatchSink(Protocol):
         """
 
     def commit(self) -> tuple[str, ...]:
-        """Make everything visible, at once where the file system can, and return the paths or addresses written.
+        """Make everything visible, at once where the file system can, and return the paths written.
 
         A run without a single batch commits too: an empty file with the schema.
 

@@ -1,7 +1,7 @@
 """The contract of a source: what the planner may ask before a run, and how a run reads.
 
-Covers two protocols, `BatchSource` and `SourcePartition`, and the shape of a pushed-down predicate. The sources
-themselves are the other modules of this package.
+Covers two protocols, `BatchSource` and `SourcePartition`, and the shape of a pushed-down predicate. The
+sources themselves are the other modules of this package.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class SourcePartition(Protocol):
         Parameters
         ----------
         batch_rows
-            Asked immediately before each batch is cut, on the thread that iterates: the most records that this
-            batch may have, at least 1. Where data arrives in blocks, such as row groups, a batch never crosses
-            the end of a block, and the rest of a block is cut into batches of even size rather than leaving a
-            tiny last one.
+            Asked immediately before each batch is cut, on the thread that iterates: the most records that
+            this batch may have, at least 1. Where data arrives in blocks, such as row groups, a batch never
+            crosses the end of a block, and the rest of a block is cut into batches of even size rather than
+            leaving a tiny last one.
 
         Yields
         ------
@@ -82,10 +82,10 @@ class SourcePartition(Protocol):
 
         Notes
         -----
-        Threading: one iterator belongs to one thread at a time; several partitions, or the same one twice, may
-        be read at the same time from different threads. Between two batches the iterator holds at most one block
-        (for Parquet: about 16 MiB of decoded records, or one stretch of a larger row group), and reads nothing
-        ahead by itself: reading ahead is the runtime's business.
+        Threading: one iterator belongs to one thread at a time; several partitions, or the same one twice,
+        may be read at the same time from different threads. Between two batches the iterator holds at most
+        one block (for Parquet: about 16 MiB of decoded records, or one stretch of a larger row group), and
+        reads nothing ahead by itself: reading ahead is the runtime's business.
         """
 
 
@@ -110,7 +110,7 @@ class BatchSource(Protocol):
         """Bytes in memory of all records, as estimated; None when unknown."""
 
     def with_projection(self, names: Sequence[str]) -> BatchSource:
-        """Return the source with only these columns, in this order; with none, batches have rows but no columns.
+        """Return the source with only these columns, in this order; with none, batches only have rows.
 
         Raises
         ------
@@ -119,14 +119,14 @@ class BatchSource(Protocol):
         """
 
     def with_predicates(self, predicates: Sequence[Predicate]) -> BatchSource:
-        """Return the source without some of the records that fail any of `predicates`, in addition to earlier ones.
+        """Return the source without some of the records that fail any of `predicates`, beside earlier ones.
 
-        Conservative: whatever cannot be decided stays in. The columns need not be in the projection. A predicate
-        that the source cannot use, for whatever reason, changes nothing and raises nothing.
+        Conservative: whatever cannot be decided stays in. The columns need not be in the projection. A
+        predicate that the source cannot use, for whatever reason, changes nothing and raises nothing.
         """
 
     def partitions(self) -> Sequence[SourcePartition]:
-        """Return the parts in the order of the data: the same list each time, as long as the data stays the same.
+        """Return the parts in the order of the data, the same each time.
 
         Reading them one after the other gives every record once. May be empty.
         """
