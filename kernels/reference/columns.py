@@ -46,8 +46,12 @@ class InputColumn:
         """Return the cells of some rows, None for a null, in the column's own type."""
         if rows == list(range(len(self.array))):
             return self.array
-        indices = pa.array(rows, pa.int64())
-        taken: pa.Array[Any] = self.array.take(indices)
+        try:
+            taken: pa.Array[Any] = self.array.take(pa.array(rows, pa.int64()))
+        except pa.ArrowNotImplementedError:  # string views and others have no kernel for it
+            null: Any = pa.nulls(1, self.array.type)
+            pieces = [null if row is None else self.array.slice(row, 1) for row in rows]
+            taken = pa.concat_arrays([self.array.slice(0, 0), *pieces])
         return taken
 
 

@@ -72,7 +72,9 @@ class ReferenceProgram:
         dropped_null = 0
         with np.errstate(all="ignore"):
             for row in range(num_rows):
-                cells = self._row({**self._unused, **{column.name: Carried(column, row) for column in inputs}})
+                cells = self._row(
+                    {**self._unused, **{column.name: Carried(column, row) for column in inputs}}
+                )
                 if cells is _DROPPED_NULL:
                     dropped_null += 1
                 elif cells is not None:
