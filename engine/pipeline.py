@@ -1,8 +1,8 @@
 """Pipelines: what users build. Lazy and immutable; each step returns a new pipeline and reads nothing.
 
 Covers the steps, their arguments and their errors, and the calls that run a pipeline. Where pipelines start
-(`read_parquet`, `from_arrow`, ...) is in `dataflare.reading`, plans are in `dataflare.plan`, running is in
-`dataflare.execute`.
+(`read_parquet`, `from_arrow`, ...) is in `dataflare.reading`, where they end in `dataflare.writing`; plans are
+in `dataflare.plan`, running is in `dataflare.execute`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataflare.kernels.udf.stages import RecordFunction
 from dataflare.options import RunOptionArguments, RunOptions
 from dataflare.plan import building
 from dataflare.plan.logical import LogicalNode, Scan, source_of
+from dataflare.writing import WriteSteps
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -46,7 +47,7 @@ class SinkSpec:
     build: Callable[[], BatchSink]
 
 
-class Pipeline:
+class Pipeline(WriteSteps):
     """A source and the steps on its records; nothing runs before a terminal call asks for a result.
 
     Pipelines are made by `read_parquet`, `from_arrow` and the other functions of that kind, never directly.
@@ -368,7 +369,7 @@ class Pipeline:
         self._check_open("add steps before the write step")
         return Pipeline._of(node)
 
-    def _writing(self, label: str, build: Callable[[], BatchSink]) -> Pipeline:
+    def _ending_in(self, label: str, build: Callable[[], BatchSink]) -> Pipeline:
         self._check_open("write to one place; run the pipeline before the write step twice for two")
         return Pipeline._of(self._node, SinkSpec(label, build))
 
