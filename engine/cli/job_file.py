@@ -43,6 +43,8 @@ from dataflare.cli.job_document import JobDocument, dotted
 from dataflare.kernels.errors import DataFlareError, OptionError, nearest
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from dataflare.cli.positions import KeyPath
     from dataflare.pipeline import Pipeline
 
@@ -208,8 +210,29 @@ class _JobFile:
 
     def _check_options(self, name: str, table: dict[str, Any], function: Callable[..., Any]) -> None:
         parameters = inspect.signature(function).parameters.values()
-        options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "filesystem"]
         self._document.check_keys((name,), table, ["path", "format", *options])
+        for key in ("column_types", "schema"):
+            if key in table:
+                path: KeyPath = (name, key)
+                self._document.check_type(path, table[key], dict)
+                table[key] = {
+                    column: self._type((*path, column), text) for column, text in table[key].items()
+                }
+
+    def _type(self, path: KeyPath, text: Any) -> pa.DataType:
+        """Return the Arrow type that a text such as "int32", "timestamp[ms]" or "date32" names."""
+        import pyarrow as pa
+
+        self._document.check_type(path, text, str)
+        try:
+            named: pa.DataType = pa.type_for_alias(text)
+        except ValueError:
+            message = (
+                f"{dotted(path)}: {text!r} is no type; write int32, float64, string, date32, timestamp[ms]."
+            )
+            raise self._document.error(path, message) from None
+        return named
 
     def _read_steps(self) -> list[tuple[KeyPath, str, list[Any], dict[str, Any]]]:
         """Return the calls that the steps stand for: place, method, arguments, named arguments."""

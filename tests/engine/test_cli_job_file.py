@@ -139,6 +139,16 @@ def test_the_format_is_told_from_the_name_or_given(job: Job) -> None:
     assert Path("out.data").read_text().splitlines()[0].replace('"', "") == "name,age,born"
 
 
+def test_types_of_columns_are_named_by_text(job: Job) -> None:
+    head = HEAD.replace("people.parquet", "people.csv")
+    path = job(head.replace("[sink]", '[source.column_types]\nage = "float32"\n[sink]'))
+    path.with_name("people.csv").write_text("name,age\nAda,36\n")
+    run(path)
+    assert pq.read_schema("out.parquet").field("age").type == pa.float32()
+    wrong = job(head.replace("[sink]", '[source.column_types]\nage = "flot32"\n[sink]'))
+    assert "job.toml:4: source.column_types.age: 'flot32' is no type" in message(wrong)
+
+
 def test_overwrite_is_asked_for(job: Job) -> None:
     path = job(HEAD)
     run(path)
