@@ -16,9 +16,7 @@ from dataflare.plan.physical import LimitStep, MapBatchesStep
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dataflare.sources.base import BatchSource
-
-__all__ = ["LinearPlan", "LinearStep", "RecordPart", "linearise", "preserves_rows"]
+__all__ = ["LinearStep", "RecordPart", "linearise", "preserves_rows"]
 
 
 @dataclass(frozen=True)
@@ -32,42 +30,30 @@ class RecordPart:
 LinearStep: TypeAlias = RecordPart | MapBatchesStep | LimitStep
 
 
-@dataclass(frozen=True)
-class LinearPlan:
-    """A source and the steps after it, in order."""
-
-    source: BatchSource
-    steps: tuple[LinearStep, ...] = ()
-
-    def then(self, step: LinearStep) -> LinearPlan:
-        """Return the plan with one more step."""
-        return LinearPlan(self.source, (*self.steps, step))
-
-
 @singledispatch
-def linearise(node: Any) -> LinearPlan:
-    """Return a logical plan as a flat sequence."""
+def linearise(node: Any) -> tuple[LinearStep, ...]:
+    """Return the steps of a logical plan in order, the source left out."""
     raise TypeError(f"{type(node).__name__} is not a node of a logical plan")
 
 
 @linearise.register
-def _(node: Scan) -> LinearPlan:
-    return LinearPlan(node.source)
+def _(node: Scan) -> tuple[LinearStep, ...]:
+    return ()
 
 
 @linearise.register
-def _(node: RecordStep) -> LinearPlan:
-    return linearise(node.input).then(RecordPart(node.stage, require_schema(node.input, node.label)))
+def _(node: RecordStep) -> tuple[LinearStep, ...]:
+    return (*linearise(node.input), RecordPart(node.stage, require_schema(node.input, node.label)))
 
 
 @linearise.register
-def _(node: MapBatches) -> LinearPlan:
-    return linearise(node.input).then(MapBatchesStep(node.fn, known_schema(node.input), node.output_schema))
+def _(node: MapBatches) -> tuple[LinearStep, ...]:
+    return (*linearise(node.input), MapBatchesStep(node.fn, known_schema(node.input), node.output_schema))
 
 
 @linearise.register
-def _(node: Limit) -> LinearPlan:
-    return linearise(node.input).then(LimitStep(node.rows))
+def _(node: Limit) -> tuple[LinearStep, ...]:
+    return (*linearise(node.input), LimitStep(node.rows))
 
 
 def preserves_rows(step: LinearStep) -> bool:

@@ -288,9 +288,14 @@ class TestCounting:
 
 class TestNodes:
     def test_linearising_keeps_the_steps_in_order(self):
-        linear = linearise(chain(limited(3), filtered(lambda r: r.a > 1)))
-        assert linear.source is SOURCE
-        assert [type(step) for step in linear.steps] == [LimitStep, RecordPart]
+        steps = linearise(chain(limited(3), filtered(lambda r: r.a > 1)))
+        assert [type(step) for step in steps] == [LimitStep, RecordPart]
+
+    def test_a_node_is_fused_once_for_all_its_runs(self):
+        node = chain(filtered(lambda r: r.a > 1))
+        first, second = plan_of(node), plan_of(node)
+        assert first.steps[0].program is second.steps[0].program
+        assert plan_of(node, count_only=True).steps[0].program is not first.steps[0].program
 
     def test_what_is_no_node_is_refused(self):
         with pytest.raises(TypeError, match="int is not a node of a logical plan"):
