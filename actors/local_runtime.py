@@ -128,6 +128,11 @@ class _Host(pykka.Actor):
             self._fail(error)
         return None
 
+    def on_stop(self) -> None:
+        # The actor, its handlers and this host refer to each other in circles, and through the run they keep
+        # every result alive: memory would come back only when the garbage collector happens to pass.
+        vars(self._actor).clear()
+
     def _fail(self, error: BaseException) -> None:
         try:
             self._actor.on_failure(error)

@@ -50,8 +50,12 @@ class ThreadPool:
 
     def wait_idle(self, timeout_s: float | None = None) -> bool:
         """Wait until no thread runs a function; False after ``timeout_s``."""
+        return self.wait_until_busy_at_most(0, timeout_s)
+
+    def wait_until_busy_at_most(self, threads: int, timeout_s: float | None = None) -> bool:
+        """Wait until at most so many threads run a function; False after ``timeout_s``."""
         with self._state:
-            return self._state.wait_for(lambda: self._busy == 0, timeout_s)
+            return self._state.wait_for(lambda: self._busy <= threads, timeout_s)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """End the parked threads, and wait for them."""
@@ -99,9 +103,9 @@ class _Worker(threading.Thread):
             work, self.name = job
             try:
                 work()
-            finally:
-                del work, job  # a parked thread keeps nothing of its last run alive
-                self.name = _PARKED_NAME
-                stay = self._pool._park(self)
-            if not stay:
+            except BaseException as error:  # shown as any thread's would be; the thread itself lives on
+                threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, self)))
+            del work, job  # a parked thread keeps nothing of its last run alive
+            self.name = _PARKED_NAME
+            if not self._pool._park(self):
                 return

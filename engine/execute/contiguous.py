@@ -49,9 +49,11 @@ class ContiguousOutput:
             return self._completed()
 
     def columns(self) -> tuple[tuple[HostColumn, ...], int]:
-        """Return the finished columns and their length."""
+        """Return the finished columns and their length, once; the memory is theirs from then on."""
         rows = self._written_rows
-        return self._block.columns(rows), rows
+        columns = self._block.columns(rows)
+        del self._block
+        return columns, rows
 
     def _completed(self) -> bool:
         if self._delivered or self._total_rows is None or self._written_rows < self._total_rows:

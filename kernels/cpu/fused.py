@@ -30,6 +30,7 @@ from dataflare.kernels.cpu.layout import (
 )
 from dataflare.kernels.cpu.strings import result_bytes
 from dataflare.kernels.cpu.target import Target, host_target
+from dataflare.kernels.errors import SchemaError
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.pool import HostBlock, default_pool
 from dataflare.kernels.udf.ir import StringOp
@@ -104,9 +105,7 @@ class CpuProgram:
             if generated.has_streaming
             else self._dense
         )
-        self._nullable_positions = tuple(
-            i for i, number in enumerate(program.columns) if program.input_schema.field(number).nullable
-        )
+        self._may_be_null = tuple(program.input_schema.field(number).nullable for number in program.columns)
         self.can_run_into = (
             program.row_preserving
             and all(not out.output.sources and out.output.carried is None for out in generated.dense.outputs)
@@ -126,14 +125,29 @@ class CpuProgram:
         return jit.assembly(self._generated.text, self._target)
 
     def run(self, columns: Sequence[HostColumn], num_rows: int) -> ProgramResult:
-        """Run over one batch; ``columns`` in the order of ``program.required_columns``."""
+        """Run over one batch; ``columns`` in the order of ``program.required_columns``.
+
+        Raises
+        ------
+        SchemaError
+            If a column that the schema declares without nulls has some.
+        """
         return self._variant(columns, num_rows).run(columns, num_rows)
 
     def _variant(self, columns: Sequence[HostColumn], num_rows: int) -> _Variant:
-        for position in self._nullable_positions:
-            if columns[position].null_count:
+        for column in columns:
+            if column.null_count:
+                self._require_declared(columns)
                 return self._nullable
         return self._streaming if self._row_bytes * num_rows >= STREAMING_MIN_BYTES else self._dense
+
+    def _require_declared(self, columns: Sequence[HostColumn]) -> None:
+        for name, column, may in zip(self.program.required_columns, columns, self._may_be_null, strict=True):
+            if column.null_count and not may:
+                raise SchemaError(
+                    f"column {name!r} is declared without nulls and has {column.null_count} here; declare the field "
+                    "nullable."
+                )
 
     # ------------------------------------------------------------------------- one result for many batches
 
@@ -145,12 +159,7 @@ class CpuProgram:
         self, columns: Sequence[HostColumn], num_rows: int, out: OutputBlock, row_offset: int
     ) -> None:
         """Run over one batch and write its records at ``row_offset``, a multiple of 64, of ``out``."""
-        for position in self._nullable_positions:
-            if columns[position].null_count:
-                self._nullable.run_into(columns, num_rows, out, row_offset)
-                return
-        out_of_cache = self._row_bytes * out.num_rows >= STREAMING_MIN_BYTES
-        (self._streaming if out_of_cache else self._dense).run_into(columns, num_rows, out, row_offset)
+        self._variant(columns, out.num_rows).run_into(columns, num_rows, out, row_offset)
 
     # --------------------------------------------------------------------------------- dictionary columns
 

@@ -21,6 +21,7 @@ from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.codegen import generate
 from dataflare.kernels.cpu.fused import CpuProgram
 from dataflare.kernels.cpu.target import Target, host_target
+from dataflare.kernels.errors import SchemaError
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.udf.program import RecordProgram, build_program
 from dataflare.kernels.udf.stages import FilterStage, MapStage, SelectStage, Stage
@@ -311,3 +312,10 @@ def test_the_same_program_becomes_vector_code_for_64_bit_arm() -> None:
 def test_code_is_the_same_every_time() -> None:
     first, second = (generate(program_of(MapStage(branchy)), host_target()).text for _ in range(2))
     assert first == second
+
+
+def test_nulls_that_the_schema_denies_are_an_error() -> None:
+    schema = pa.schema([pa.field("x", pa.int64(), nullable=False)])
+    code = compiled(build_program([MapStage(lambda r: {"y": r.x + 1})], schema), host_target())
+    with pytest.raises(SchemaError, match="column 'x' is declared without nulls and has 1 here"):
+        code.run([HostColumn.from_arrow(pa.array([1, None, 3]))], 3)
