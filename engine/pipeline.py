@@ -371,6 +371,7 @@ class Pipeline(WriteSteps):
 
     def _ending_in(self, label: str, build: Callable[[], BatchSink]) -> Pipeline:
         self._check_open("write to one place; run the pipeline before the write step twice for two")
+        build()  # bad arguments are found now; the sink itself does nothing before it is opened
         return Pipeline._of(self._node, SinkSpec(label, build))
 
     def _check_open(self, way_out: str) -> None:
