@@ -433,10 +433,11 @@ def test_nothing_of_a_run_stays_behind(kit: SimpleNamespace) -> None:
     source = kit.FakeSource([5000, 5000])
     local.deploy(kit.make_run(kit.make_plan(source, kit.FakeSink(), unchanged))).wait()
     assert pykka.ActorRegistry.get_all() == []
-    before = set(threading.enumerate())
+    assert local.threads.wait_until_busy_at_most(1, kit.PATIENCE_S)  # the cluster's
+    workers = list(local.threads._parked)
+    assert workers
     assert local.close(kit.PATIENCE_S)
-    left = [thread for thread in before if thread.is_alive() and thread.name.startswith("dataflare")]
-    assert left == []
+    assert not any(worker.is_alive() for worker in workers)
     assert local.threads.busy == local.threads.parked == 0
 
 
@@ -450,9 +451,7 @@ def test_threads_are_used_again(kit: SimpleNamespace, runtime: LocalRuntime) -> 
 
         run = kit.make_run(kit.make_plan(kit.FakeSource([100]), kit.FakeSink(), look), workers=1)
         runtime.deploy(run).wait()
-        cluster_only = 1
-        with runtime.threads._state:
-            runtime.threads._state.wait_for(lambda: runtime.threads.busy == cluster_only, kit.PATIENCE_S)
+        assert runtime.threads.wait_until_busy_at_most(1, kit.PATIENCE_S)  # the cluster's
         return seen
 
     started = [threads_of_a_run() for _ in range(3)]
