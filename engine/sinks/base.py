@@ -46,8 +46,8 @@ class BatchSink(Protocol):
     def write(self, batch: SharedDataBatch) -> None:
         """Take one batch.
 
-        It may hold on to the batch's memory for a while, such as until a row group is full, within tens of MiB;
-        a sink that keeps all of them has the attribute `keeps_batches`.
+        It may hold on to the batch's memory for a while, such as until a row group is full, within tens of
+        MiB; a sink that keeps all of them has the attribute `keeps_batches`.
 
         Raises
         ------

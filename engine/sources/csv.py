@@ -86,6 +86,8 @@ class CsvFormat:
                 quote_char=self.quote or False,
                 escape_char=self.escape or False,
                 newlines_in_values=quoted,
+                # In a file of one column an empty line is a null.
+                ignore_empty_lines=len(names) > 1,
                 invalid_row_handler=on_short,
             ),
             convert_options=pa_csv.ConvertOptions(

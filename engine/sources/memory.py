@@ -273,8 +273,8 @@ class _Stream:
         with self._lock:
             if self._used and self._once:
                 raise ReadError(
-                    f"from_batches: the {self.label} was read already and cannot begin anew. Pass a list, or an object whose __iter__ "
-                    "starts again."
+                    f"from_batches: the {self.label} was read already and cannot begin anew. "
+                    "Pass a list, or an object whose __iter__ starts again."
                 )
             self._used = True
             begun, taken = self._begun, self._taken

@@ -25,7 +25,15 @@ from dataflare.kernels.errors import OptionError, ReadError, nearest
 if TYPE_CHECKING:
     from dataflare.kernels.errors import DataFlareError
 
-__all__ = ["InputFile", "PathsArgument", "filesystem_for_url", "find_files", "is_url", "read_failure"]
+__all__ = [
+    "InputFile",
+    "PathsArgument",
+    "filesystem_for_url",
+    "find_files",
+    "is_url",
+    "read_failure",
+    "wrapped_filesystem",
+]
 
 PathsArgument: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 
@@ -126,7 +134,7 @@ def filesystem_for_url(url: str, error_class: type[DataFlareError]) -> tuple[pa_
                 f"{url}: no file system for {scheme}://. PyArrow: {_first_line(reason)}. "
                 f"fsspec: {_first_line(failure)}."
             ) from failure
-        return _wrapped(other), path
+        return wrapped_filesystem(other), path
     except OSError as failure:
         raise error_class(f"{url}: {_first_line(failure)}.") from failure
     return filesystem, path
@@ -155,8 +163,8 @@ def find_files(
     OptionError
         `paths` is empty or not a path.
     """
-    if filesystem is not None and not isinstance(filesystem, pa_fs.FileSystem):
-        filesystem = _wrapped(filesystem)
+    if filesystem is not None:
+        filesystem = wrapped_filesystem(filesystem)
     items = [paths] if isinstance(paths, str | os.PathLike) else _as_list(paths)
     if not items:
         raise OptionError("no input: the list of paths is empty.")
@@ -177,8 +185,10 @@ def read_failure(shown: str, error: Exception) -> ReadError:
     return ReadError(f"{shown}: cannot be read: {_first_line(error)}.")
 
 
-def _wrapped(filesystem: Any) -> pa_fs.FileSystem:
-    """Give an fsspec file system pyarrow's interface."""
+def wrapped_filesystem(filesystem: Any) -> pa_fs.FileSystem:
+    """Return pyarrow's file systems as they are, and fsspec's with pyarrow's interface."""
+    if isinstance(filesystem, pa_fs.FileSystem):
+        return filesystem
     handler: Any = pa_fs.FSSpecHandler  # abstract only in the stubs
     return pa_fs.PyFileSystem(handler(filesystem))
 
