@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dataflare.batch import SharedDataBatch
     from dataflare.observe.report import RunReport
     from dataflare.plan.explanation import Explanation
+    from dataflare.plan.listing import ProgramForm
     from dataflare.plan.physical import PhysicalPlan
     from dataflare.sinks.base import BatchSink
     from dataflare.sources.base import BatchSource
@@ -343,16 +344,18 @@ class Pipeline(WriteSteps):
         resolved = RunOptions.resolve(options)
         return explain_plan(self._physical(self._planned_sink(), resolved), resolved, source_of(self._node))
 
-    def source(self) -> str:
-        """Return the programs that the record steps became, as listings of their typed operations."""
-        from dataflare.plan.physical import ComputeStep
+    def source(self, form: ProgramForm = "operations") -> str:
+        """Return the programs that the record steps became.
 
-        plan = self._physical(self._planned_sink(), RunOptions())
-        programs = [step.program for step in plan.steps if isinstance(step, ComputeStep)]
-        listings = [
-            f"# {', '.join(program.functions) or 'columns'}\n{program.describe()}" for program in programs
-        ]
-        return "\n\n".join(listings) if listings else "# no step compiles to a program"
+        Parameters
+        ----------
+        form
+            "operations" for the typed operations, which are the same for every device; "llvm" for the code that
+            the CPU gets, "assembly" for its machine code.
+        """
+        from dataflare.plan.listing import program_listing
+
+        return program_listing(self._physical(self._planned_sink(), RunOptions()), form)
 
     def __repr__(self) -> str:
         from dataflare.plan.explanation import outline

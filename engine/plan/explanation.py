@@ -16,6 +16,7 @@ from dataflare.kernels.udf.source import describe_function
 from dataflare.kernels.udf.stages import FilterStage, MapStage, SelectStage, Stage, WithColumnsStage
 from dataflare.plan.logical import Limit, LogicalNode, MapBatches, RecordStep, Scan, known_schema
 from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan
+from dataflare.plan.vectors import vector_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,7 +62,10 @@ class Explanation:
         for number, stage in enumerate(self.stages):
             lines.append(f"{number:>2} {stage.kind:<12}{stage.title}")
             width = max((len(name) for name in stage.facts), default=0)
-            lines += [f"     {name:<{width}}  {text}" for name, text in stage.facts.items()]
+            for name, text in stage.facts.items():
+                first, *others = text.splitlines()
+                lines.append(f"     {name:<{width}}  {first}")
+                lines += [f"     {'':<{width}}  {line}" for line in others]
         lines.append(f"output: {_schema_text(self.schema)}")
         return "\n".join(lines)
 
@@ -105,7 +109,7 @@ def _explain_source(plan: PhysicalPlan, source: BatchSource) -> StageExplanation
     facts["a row"] = _row_text(plan.source.schema)
     first = plan.steps[0] if plan.steps else None
     if isinstance(first, ComputeStep) and first.program.pushdown:
-        facts["skips data"] = "where not " + " and ".join(map(_predicate_text, first.program.pushdown))
+        facts["skips"] = "what cannot have " + " and ".join(map(_predicate_text, first.program.pushdown))
     return StageExplanation("source", plan.source.description, _facts(facts))
 
 
@@ -120,11 +124,13 @@ def _(step: ComputeStep, device: str) -> StageExplanation:
     read = program.read_columns
     carried = [name for name in program.required_columns if name not in read]
     facts = {
-        "functions": "; ".join(program.functions),
+        "functions": "\n".join(program.functions),
         "reads": ", ".join(read),
         "carries": ", ".join(carried),
         "a row": f"{_row_text(_required_schema(program))} in, {_row_text(program.output_schema)} out",
-        "runs": _form_text(device),
+        "runs": vector_text(program)
+        if device == "cpu"
+        else "one record at a time, by the Python interpreter",
     }
     return StageExplanation(
         "compute", " + ".join(_stage_name(stage) for stage in program.stages), _facts(facts)
@@ -152,12 +158,6 @@ def _device_text(options: RunOptions) -> str:
     if options.compute_device == "python":
         return "python (asked for: plain Python, slow, to debug functions)"
     return f"{options.compute_device} (asked for)"
-
-
-def _form_text(device: str) -> str:
-    if device == "python":
-        return "one record at a time, by the Python interpreter"
-    return "one compiled loop over SIMD vectors, without intermediate columns; batches in parallel"
 
 
 def _stage_name(stage: Stage) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -229,7 +230,7 @@ class TestExplain:
         assert source.kind == "source"
         assert source.facts["columns"] == "2 of 4: name, age"
         assert source.facts["rows"] == "1,000"
-        assert "age > 3" in source.facts["skips data"]
+        assert "age > 3" in source.facts["skips"]
         assert compute.title == "filter + select"
         assert compute.facts["reads"] == "age"
         assert compute.facts["carries"] == "name"
@@ -297,3 +298,45 @@ def test_adding_a_step_stays_cheap(people: Pipeline) -> None:
     began_s = perf_counter()
     build()
     assert perf_counter() - began_s < 0.5
+
+
+class TestVectors:
+    def test_it_says_how_many_records_at_once(self, people):
+        runs = people.filter(lambda r: r.age > 3).explain().stages[1].facts["runs"]
+        assert runs.startswith("vectorised: one loop of machine code, ")
+        assert "one by one" not in runs
+
+    def test_it_names_what_is_computed_one_by_one(self, people):
+        runs = people.filter(lambda r: r.name == "x" and r.age % 7 == 1).explain().stages[1].facts["runs"]
+        assert runs.endswith("one by one: text eq, whole-number division")
+
+    def test_a_function_without_a_vector_form_is_named(self, people):
+        from dataclasses import replace
+
+        from dataflare.kernels.cpu.target import host_target
+        from dataflare.kernels.udf.program import build_program
+        from dataflare.kernels.udf.stages import FilterStage
+        from dataflare.plan.vectors import vector_text
+
+        program = build_program([FilterStage(lambda r: math.log1p(r.height) > 1.0)], SCHEMA)
+        without = replace(host_target(), vector_math={})
+        assert vector_text(program, without).endswith("one by one: log1p")
+
+    def test_python_runs_one_by_one(self, people):
+        stage = people.filter(lambda r: r.age > 3).explain(device="python").stages[1]
+        assert stage.facts["runs"] == "one record at a time, by the Python interpreter"
+
+    def test_a_renaming_computes_nothing(self, people):
+        stage = people.rename(age="years").explain().stages[1]
+        assert stage.facts["runs"] == "no computation: columns are handed on"
+
+
+class TestListing:
+    def test_the_code_of_the_cpu(self, people):
+        pipeline = people.filter(lambda r: r.age > 3).select("name")
+        assert "define" in pipeline.source("llvm")
+        assert "ret" in pipeline.source("assembly")
+
+    def test_an_unknown_form(self, people):
+        with pytest.raises(OptionError, match="Did you mean 'assembly'"):
+            people.source("assembler")
