@@ -32,7 +32,7 @@ class WriteSteps(ABC):
         self,
         path: str | os.PathLike[str],
         *,
-        compression: str = "snappy",
+        compression: Literal["snappy", "zstd", "gzip", "brotli", "lz4", "none"] = "snappy",
         compression_level: int | None = None,
         row_group_rows: int | None = None,
         overwrite: bool = False,
