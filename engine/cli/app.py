@@ -1,8 +1,8 @@
 """Arguments, signals, exit codes and messages of the command line.
 
-Exit codes: 0 the run finished; 1 it failed while running; 2 the command, the job or the plan is wrong,
-nothing has run; 130 interrupted (Ctrl-C); 143 terminated (SIGTERM). After an interrupt or a failure no
-partial file is left.
+Exit codes: 0 the run finished; 1 the input, a stage or the output failed; 2 the command, the job or the plan
+is wrong, nothing has run; 130 interrupted (Ctrl-C); 143 terminated (SIGTERM). After an interrupt or a failure
+no partial file is left.
 
 Covers what a shell sees. Reading jobs is `job_file`'s and `job_module`'s, running them is the pipeline's.
 """
@@ -28,6 +28,7 @@ from dataflare.kernels.errors import (
     OutputExistsError,
     PlanError,
     RunCancelledError,
+    RunError,
 )
 
 __all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_OK", "EXIT_TERMINATED", "EXIT_USAGE", "run_command_line"]
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dataflare",
         description="Record-level Python functions over columnar data at memory speed.",
-        epilog="Exit codes: 0 ok, 1 the run failed, 2 the command or the job is wrong (nothing has run), "
+        epilog="Exit codes: 0 ok, 1 the input, a stage or the output failed, 2 the command or the job is wrong, "
         "130 interrupted, 143 terminated.",
     )
     parser.add_argument("--version", action=_PrintVersion, help="print the version and exit")
@@ -191,10 +192,16 @@ def _describe(error: DataFlareError, job: Path) -> str:
     if isinstance(error, JobCodeError):
         assert cause is not None
         parts.append(_traceback_in(cause, job))
-    elif cause is not None and not isinstance(cause, DataFlareError) and str(cause) not in str(error):
+    elif isinstance(error, RunError) and cause is not None and str(cause) not in str(error):
         parts.append(f"Caused by {type(cause).__name__}: {cause}")
     if job.suffix == ".py" and f"{job.name}:" not in str(error):
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name == job.name]
+        frames = [
+            frame
+            for raised in (cause, error)
+            if raised is not None
+            for frame in traceback.extract_tb(raised.__traceback__)
+            if Path(frame.filename).name == job.name
+        ]
         parts += [f"  at {frame.filename}:{frame.lineno}: {frame.line}" for frame in frames[-1:]]
     return "\n".join(parts)
 

@@ -94,6 +94,10 @@ class JobDocument:
         """Return whether the value came from the command line."""
         return path in self._set
 
+    def has(self, path: KeyPath) -> bool:
+        """Return whether a key is in the document or came from the command line."""
+        return self.is_set(path) or self._positions.key(path) is not None
+
     def line(self, path: KeyPath) -> int:
         """Return the line of a key, or of the nearest table around it, counted from 1."""
         place = self._positions.nearest_key(path)

@@ -25,6 +25,7 @@ functions that they call. Expressions are `expressions`'.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from datetime import date, datetime
@@ -166,7 +167,7 @@ class _JobFile:
             paths = [self._input(p) for p in paths] if isinstance(paths, list) else self._input(paths)
         read = getattr(dataflare, f"read_{form}")
         self._check_options("source", table, read)
-        source: Pipeline = self._apply(("source",), read, paths, **table)
+        source: Pipeline = self._apply(("source", "path"), read, paths, **table)
         return source
 
     def _sink(self, pipeline: Pipeline, overwrite: bool) -> Pipeline:
@@ -178,7 +179,7 @@ class _JobFile:
         self._check_options("sink", table, write)
         if overwrite:
             table["overwrite"] = True
-        sink: Pipeline = self._apply(("sink",), write, path, **table)
+        sink: Pipeline = self._apply(("sink", "path"), write, path, **table)
         return sink
 
     def _format(self, name: str, table: dict[str, Any], formats: tuple[str, ...]) -> str:
@@ -307,6 +308,9 @@ class _JobFile:
         if f"{self._document.filename}:" in str(error):
             return error  # the compiler has already shown the line of the expression
         if isinstance(error, OptionError):
+            option = re.match(r"\w+", str(error))  # messages about an option begin with its name
+            if option and self._document.has((path[0], option.group())):
+                path = (path[0], option.group())
             return self._document.error(path, str(error))
         return type(error)(str(self._document.error(path, str(error))))
 

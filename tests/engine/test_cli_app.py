@@ -206,7 +206,25 @@ def test_a_python_job_with_a_syntax_error(folder: Path, capsys: pytest.CaptureFi
     assert "job.py" in shown
 
 
-def test_a_python_job_that_is_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_function_of_batches_that_fails_shows_its_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = """
+import pyarrow as pa
+import dataflare as flare
+def boom(batch):
+    raise LookupError("no such model")
+pipeline = flare.read_parquet("numbers.parquet").map_batches(boom, pa.schema({"n": pa.int64()}))
+pipeline = pipeline.write_parquet("out.parquet")
+"""
+    assert run_python(text) == 1
+    shown = capsys.readouterr().err
+    assert "LookupError: no such model" in shown
+    assert 'job.py:5: raise LookupError("no such model")' in shown
+    assert not Path("out.parquet").exists()
+
+
+def test_a_job_that_is_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "jobb.toml"]) == 2
     assert "Did you mean 'job.toml'?" in capsys.readouterr().err
 

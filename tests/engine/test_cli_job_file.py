@@ -309,8 +309,15 @@ def test_a_job_file_that_is_not_text(job: Job) -> None:
 def test_an_input_that_is_missing_names_the_line(job: Job) -> None:
     text = '[source]\npath = "peple.parquet"\n[sink]\npath = "out.parquet"'
     shown = message(job(text), ReadError)
-    assert "job.toml:1: " in shown
-    assert "peple.parquet" in shown
+    assert "job.toml:2: " in shown
+    assert "Did you mean 'people.parquet'?" in shown
+    shown = message(job(text), ReadError, **{"source.path": "none.parquet"})
+    assert shown.startswith("--set source.path: none.parquet")
+
+
+def test_an_option_of_a_reader_that_is_wrong_names_its_line(job: Job) -> None:
+    text = HEAD.replace("[sink]", 'decoder = "pandas"\n[sink]')
+    assert "job.toml:3: decoder must be 'auto'" in message(job(text))
 
 
 def test_a_missing_column_names_the_step(job: Job) -> None:
