@@ -1,8 +1,9 @@
 """Cold start: importing, compiling for the first time, and finding the program again in a second process.
 
-Covers: seconds to import DataFlare and its peers in a fresh interpreter; seconds to the first result of
-W1-W4 on 1,000 rows with an empty cache folder and with the one that the process before filled; Numba's own
-first and cached compile of W4 beside them. Every figure is from a process of its own, repeated; medians.
+Covers: seconds to import DataFlare and its peers in a fresh interpreter; seconds to build and compile
+W1-W4 with an empty cache folder and with the one that the process before filled, and to the first result after
+that; Numba's own first and cached compile of W4 beside them. Every figure is from a process of its own,
+repeated; medians.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ CACHED_S = 0.1
 _IMPORTS = ("dataflare", "numpy", "pyarrow", "polars", "duckdb", "pandas", "numba")
 _KEYS = ("W1", "W2-81", "W3", "W4")
 _NUMBA = "Numba W4, cache=True"
+_COLUMNS = ("first_program", "cached_program", "cached_import", "cached_first_result")
 
 
 #: Runs in an interpreter that has loaded nothing else; prints like the other children.
@@ -54,25 +56,29 @@ print(json.dumps({{"import_s": took_s, "loaded": heavy}}))
 def _program_child(key: str, rows: int) -> dict[str, Any]:
     """Build, compile and run one workload as the first thing in this process."""
     begun = time.perf_counter()
-    import dataflare as flare
-    from benchmarks.contenders.with_dataflare import pipeline
+    import dataflare as flare  # noqa: F401  (timed)
+    from benchmarks.contenders.with_dataflare import pipeline, stages
     from benchmarks.data import generate
     from benchmarks.definitions import WORKLOADS
 
     workload = WORKLOADS[key]
     table = generate(workload.inputs, rows).table
-    source = flare.from_arrow(table)
     imported = time.perf_counter()
-    del source
+    from dataflare.kernels.backend import compile_program
+    from dataflare.kernels.udf.program import build_program
+
+    compiled = compile_program(build_program(stages(workload), table.schema), device="cpu")
+    program = time.perf_counter()
     pipeline(workload, table).collect()
     first = time.perf_counter()
     pipeline(workload, table).collect()
     second = time.perf_counter()
     return {
         "import_s": imported - begun,
-        "first_result_s": first - imported,
+        "program_s": program - imported,
+        "cache": compiled.cache,
+        "first_result_s": first - program,
         "second_result_s": second - first,
-        "program_s": (first - imported) - (second - first),
         "numba_imported": "numba" in sys.modules,
     }
 
@@ -88,15 +94,16 @@ def _numba_child(rows: int) -> dict[str, Any]:
     columns = generate(WORKLOADS["W4"].inputs, rows)
     imported = time.perf_counter()
     compiled = numba.vectorize(["float64(float64, float64, float64, float64, int64)"], cache=True)(trip_cost)
+    program = time.perf_counter()
     compiled(*columns.arrays.values())
     first = time.perf_counter()
     compiled(*columns.arrays.values())
     second = time.perf_counter()
     return {
         "import_s": imported - begun,
-        "first_result_s": first - imported,
+        "program_s": program - imported,
+        "first_result_s": first - program,
         "second_result_s": second - first,
-        "program_s": (first - imported) - (second - first),
         "numba_imported": True,
     }
 
@@ -172,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             "first_program_s": _median(first[key], "program_s"),
             "cached_program_s": _median(cached[key], "program_s"),
             "cached_import_s": _median(cached[key], "import_s"),
+            "cached_first_result_s": _median(cached[key], "first_result_s"),
             "second_result_s": _median(cached[key], "second_result_s"),
             "numba_imported": cached[key][0].output["numba_imported"],
         }
@@ -204,12 +212,20 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     )
     print_rows(
         console,
-        f"compile and run on {options.size:,} rows, less a second run",
-        ("program", "first process", "second process", "its imports", "a known program", "imports numba"),
+        f"build and compile with the compiler's imports; the rest is of the second process, {options.size:,} rows",
+        (
+            "program",
+            "first process",
+            "second process",
+            "its imports",
+            "first result",
+            "second result",
+            "numba",
+        ),
         [
             (
                 r["name"],
-                *(f"{r[k]:.3f} s" for k in ("first_program_s", "cached_program_s", "cached_import_s")),
+                *(f"{r[f'{field}_s']:.3f} s" for field in _COLUMNS),
                 f"{r['second_result_s'] * 1e3:.2f} ms",
                 "yes" if r["numba_imported"] else "no",
             )

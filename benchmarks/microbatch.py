@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import polars as pl
 import dataflare as flare
 from benchmarks import numba_kernels
 from benchmarks.contenders import with_polars
+from benchmarks.contenders.with_dataflare import stages
 from benchmarks.data import Columns, generate
 from benchmarks.definitions import WORKLOADS, Workload, check_result
 from benchmarks.harness.options import common_parser, parse_size, quiet_cores
@@ -38,11 +38,10 @@ from benchmarks.harness.report import (
     write_json,
 )
 from benchmarks.harness.runner import quantile
-from benchmarks.record_functions import discounted, line_total, score
+from benchmarks.record_functions import line_total
 from dataflare.kernels.backend import compile_program
 from dataflare.kernels.memory import HostColumn
 from dataflare.kernels.udf.program import build_program
-from dataflare.kernels.udf.stages import FilterStage, MapStage, WithColumnsStage
 
 #: Promised microseconds a call.
 PROGRAM_1K_US = 10.0
@@ -56,27 +55,9 @@ _CALLS_A_TURN = 200
 Call = Callable[[], Any]
 
 
-def _stages(workload: Workload) -> list[Any]:
-    if workload.kind == "W1":
-        return [MapStage(lambda r: {"total": line_total(r)})]
-    if workload.kind == "W2":
-        return [
-            FilterStage(lambda r: r.age > 18),
-            MapStage(lambda r: {"id": r.id, "total": line_total(r)}),
-        ]
-    return [
-        WithColumnsStage(named=(("gross", lambda r: r.price * r.qty),)),
-        WithColumnsStage(named=(("net", discounted),)),
-        WithColumnsStage(named=(("net", lambda r: min(max(r.net, 5.0), 2000.0)),)),
-        FilterStage(lambda r: r.net > 300.0),
-        WithColumnsStage(named=(("damped", lambda r: math.log1p(r.net)),)),
-        MapStage(lambda r: {"net": r.net, "score": score(r)}),
-    ]
-
-
 def _program_call(workload: Workload, columns: Columns) -> Call:
     table = columns.table
-    program = build_program(_stages(workload), table.schema)
+    program = build_program(stages(workload), table.schema)
     compiled = compile_program(program, device="cpu")
     inputs = [HostColumn.from_arrow(table[name].chunk(0)) for name in program.required_columns]
     rows = columns.rows

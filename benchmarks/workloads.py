@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.contenders import all_contenders
+from benchmarks.contenders.every import all_contenders
 from benchmarks.contenders.slow_routes import COMPILED, PER_RECORD
 from benchmarks.data import Columns, generate
 from benchmarks.definitions import WORKLOADS, Workload, check_result

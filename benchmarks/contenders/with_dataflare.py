@@ -14,7 +14,7 @@ from benchmarks.definitions import Workload
 from benchmarks.harness.runner import Contender
 from benchmarks.record_functions import discounted, line_total, score, trip_record
 
-__all__ = ["contenders", "pipeline"]
+__all__ = ["contenders", "pipeline", "stages"]
 
 
 def pipeline(workload: Workload, source: Any) -> Any:
@@ -35,6 +35,30 @@ def pipeline(workload: Workload, source: Any) -> Any:
             .map(lambda r: {"net": r.net, "score": score(r)})
         )
     return start.map(trip_record)
+
+
+def stages(workload: Workload) -> list[Any]:
+    """Return the same steps as the compiler gets them."""
+    from dataflare.kernels.udf.stages import FilterStage, MapStage, WithColumnsStage
+
+    if workload.kind == "W1":
+        return [MapStage(lambda r: {"total": line_total(r)})]
+    if workload.kind == "W2":
+        threshold = workload.threshold
+        return [
+            FilterStage(lambda r: r.age > threshold),
+            MapStage(lambda r: {"id": r.id, "total": line_total(r)}),
+        ]
+    if workload.kind == "W4":
+        return [MapStage(trip_record)]
+    return [
+        WithColumnsStage(named=(("gross", lambda r: r.price * r.qty),)),
+        WithColumnsStage(named=(("net", discounted),)),
+        WithColumnsStage(named=(("net", lambda r: min(max(r.net, 5.0), 2000.0)),)),
+        FilterStage(lambda r: r.net > 300.0),
+        WithColumnsStage(named=(("damped", lambda r: math.log1p(r.net)),)),
+        MapStage(lambda r: {"net": r.net, "score": score(r)}),
+    ]
 
 
 def contenders(workload: Workload, columns: Columns) -> list[Contender]:
