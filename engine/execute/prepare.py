@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -118,7 +119,11 @@ class PreparedRun:
         self._shared: SharedReader | None = None
         if self.fused:
             self._shared = SharedReader(
-                self.partitions, tasks=self.workers, limit_rows=self.limit_rows, num_rows=self.num_rows
+                self.partitions,
+                tasks=self.workers,
+                limit_rows=self.limit_rows,
+                num_rows=self.num_rows,
+                exact=options.batching is not None and self.contiguous is None,
             )
 
     @property
@@ -221,11 +226,11 @@ class PreparedRun:
     def _stage(self, step: PhysicalStep, number: int) -> Stage:
         if isinstance(step, ComputeStep):
             compiled = self._compiled[id(step)]
-            return ComputeStage(f"compute {number} ({_functions(compiled)})", compiled)
+            return ComputeStage(f"compute {number}: {_functions(compiled)}", compiled)
         if isinstance(step, MapBatchesStep):
             latch = self._latches.setdefault(id(step), SchemaLatch(step.output_schema))
             name = getattr(step.fn, "__qualname__", type(step.fn).__qualname__)
-            label = f"map_batches {number} ({name})"
+            label = f"map_batches {number}: {name}"
             try:
                 return MapBatchesStage(label, step.fn, latch)
             except DataFlareError:
@@ -276,6 +281,7 @@ class PreparedRun:
         if any(size is None or size % ContiguousOutput.ALIGNMENT_ROWS for size in sizes):
             return None
         self.keep(math.ceil(self.num_rows * self._out_bytes_per_row))
+        self.bytes_per_row = 0.0  # batches allocate nothing any more
         return ContiguousOutput(compiled, self.num_rows)
 
 
@@ -307,7 +313,8 @@ def _compile(steps: Sequence[PhysicalStep], device: str) -> dict[int, CompiledPr
 
 
 def _functions(compiled: CompiledProgram) -> str:
-    names = compiled.program.functions
+    """Name the functions of a program, with the file's name but not its folders."""
+    names = [re.sub(r"\(.*[/\\]", "(", name) for name in compiled.program.functions]
     return ", ".join(names) if names else "columns"
 
 

@@ -139,9 +139,9 @@ class PartitionReader:
 class SharedReader:
     """One stream over all partitions that several tasks take turns on: data in memory costs nothing to cut.
 
-    To its users all partitions are one, number 0. It takes each partition whole and cuts it itself, at
-    multiples of 64 rows, into batches that shrink towards the end, so that all tasks finish at about the same
-    time.
+    To its users all partitions are one, number 0. It takes each partition whole and cuts it itself: with
+    ``exact`` into the sizes that are asked for, otherwise at multiples of 64 rows, into batches that shrink
+    towards the end, so that all tasks finish at about the same time.
     """
 
     ALIGNMENT_ROWS = 64
@@ -155,10 +155,12 @@ class SharedReader:
         tasks: int,
         limit_rows: int | None,
         num_rows: int | None,
+        exact: bool,
     ) -> None:
         self._lock = threading.Lock()
         self._reader = PartitionReader(PartitionQueue(partitions, limit_rows))
         self._share = 2 * tasks
+        self._exact = exact
         self._left = num_rows
         self._block: SharedDataBatch | None = None
         self._block_rows = 0
@@ -183,10 +185,11 @@ class SharedReader:
             block = self._block
             assert block is not None
             left = self._left
-            if left is not None and left < rows * self._share:
-                rows = min(rows, max(left // self._share, self.LEAST_ROWS))
-            if rows > self.ALIGNMENT_ROWS:
-                rows -= rows % self.ALIGNMENT_ROWS
+            if not self._exact:
+                if left is not None and left < rows * self._share:
+                    rows = min(rows, max(left // self._share, self.LEAST_ROWS))
+                if rows > self.ALIGNMENT_ROWS:
+                    rows -= rows % self.ALIGNMENT_ROWS
             start = self._block_start
             stop = start + rows
             if stop >= self._block_rows:

@@ -93,21 +93,13 @@ class RunReport:
 
         yield Text(self._headline(), style="bold")
         table = Table(box=None, pad_edge=False, header_style="dim")
-        table.add_column("stage")
-        for column in ("tasks", "rows in", "rows out", "batches", "read", "kernel", "write", "wait"):
-            table.add_column(column, justify="right")
-        for stage in self.stages:
-            table.add_row(
-                Text(stage.name),
-                str(stage.tasks),
-                f"{stage.rows_in:,}",
-                f"{stage.rows_out:,}",
-                f"{stage.batches:,}",
-                *(
-                    format_seconds(seconds) if seconds else "-"
-                    for seconds in (stage.read_s, stage.kernel_s, stage.write_s, stage.wait_s)
-                ),
-            )
+        table.add_column("stage", min_width=12)
+        rows = [_cells(stage) for stage in self.stages]
+        for place, title in enumerate(_COLUMNS):
+            width = max([len(title), *(len(row[place]) for row in rows)])
+            table.add_column(title, justify="right", no_wrap=True, min_width=width)
+        for stage, row in zip(self.stages, rows, strict=True):
+            table.add_row(Text(stage.name, no_wrap=True, overflow="ellipsis"), *row)
         yield table
         yield Text(self._memory_line(), style="dim")
         for remark in self._remarks():
@@ -163,6 +155,15 @@ def format_rate(rows_per_s: float) -> str:
         if rows_per_s >= factor:
             return f"{rows_per_s / factor:.3g} {unit}rows/s"
     return f"{rows_per_s:.3g} rows/s"
+
+
+_COLUMNS = ("tasks", "rows in", "rows out", "batches", "read", "kernel", "write", "wait")
+
+
+def _cells(stage: StageReport) -> list[str]:
+    seconds = (stage.read_s, stage.kernel_s, stage.write_s, stage.wait_s)
+    counts = (stage.tasks, stage.rows_in, stage.rows_out, stage.batches)
+    return [f"{count:,}" for count in counts] + [format_seconds(value) if value else "-" for value in seconds]
 
 
 def _rows(stage: StageReport) -> str:
