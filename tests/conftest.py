@@ -1,7 +1,7 @@
 """What all tests share: the devices, a way to run steps on one, and the Hypothesis profiles.
 
-``HYPOTHESIS_PROFILE=ci`` draws a thousand examples where ``dev``, the default, draws fewer; both always
-draw the same ones. ``explore`` draws new ones each time.
+``HYPOTHESIS_PROFILE=ci`` draws more examples than ``dev``, the default: a thousand random chains. Both
+always draw the same ones; ``explore`` draws new ones each time.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dataflare.kernels.udf.stages import Stage
 from dataflare.testing import assert_batches_equal
 
 settings.register_profile(
-    "dev", max_examples=50, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "dev", max_examples=20, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.register_profile("ci", parent=settings.get_profile("dev"), max_examples=1000)
+settings.register_profile("ci", parent=settings.get_profile("dev"), max_examples=100)
 settings.register_profile("explore", parent=settings.get_profile("ci"), derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
@@ -42,6 +42,13 @@ RunOn = Callable[..., Outcome]
 @pytest.fixture(scope="session", params=["python", "cpu"])
 def device(request: pytest.FixtureRequest) -> str:
     """Each device that computes the same answers; a test that asks for it runs on all of them."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="session", params=["cpu"])
+def compiled_device(request: pytest.FixtureRequest) -> str:
+    """Each device that is held against the reference."""
     name: str = request.param
     return name
 
