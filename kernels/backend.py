@@ -9,8 +9,7 @@ import ctypes
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import pyarrow as pa
 
@@ -24,8 +23,7 @@ __all__ = ["CompiledProgram", "OutputBlock", "ProgramResult", "compile_program"]
 _MAX_CACHED_PROGRAMS = 512
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramResult:
+class ProgramResult(NamedTuple):
     """What a program made of one batch."""
 
     columns: tuple[HostColumn, ...]

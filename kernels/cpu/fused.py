@@ -42,6 +42,9 @@ CODE_VERSION = 1
 STREAMING_MIN_BYTES = 4 * 2**20
 """Results of at least this size bypass the caches: they would only push out what is read next."""
 
+SMALL_ROWS = 16_384
+"""Up to this many records the results share one block of memory."""
+
 Filler = Callable[[HostColumn, list[int], list[object]], None]
 
 
@@ -203,6 +206,9 @@ class _Variant:
         self._drops = len(lowered.null_drops)
         self._fillers = tuple(_filler(owner, layout.columns[number]) for number in owner.program.columns)
         self._positions = {number: i for i, number in enumerate(owner.program.columns)}
+        self._plain_widths = _plain_widths(owner.program, layout) if name != "nullable" else None
+        self._plain_outputs = _plain_outputs(lowered, layout)
+        self._output_bytes = sum(out.width_bytes for out in layout.outputs)
         self._widths = tuple((out.width_bytes, out.has_validity) for out in layout.outputs)
         places = {id(out.output): i for i, out in enumerate(layout.outputs)}
         self._fields = tuple(self._field(output, places.get(id(output))) for output in lowered.outputs)
@@ -222,14 +228,20 @@ class _Variant:
             keep.append(block)
             counters = block.address
         slots = [num_rows, counters]
-        for fill, column in zip(self._fillers, columns, strict=True):
-            fill(column, slots, keep)
+        if self._plain_widths is not None:
+            for width, column in zip(self._plain_widths, columns, strict=True):
+                slots += (0, 0, column.addresses[1] + column.offset * width)
+        else:
+            for fill, column in zip(self._fillers, columns, strict=True):
+                fill(column, slots, keep)
         return slots, counters
 
     def run(self, columns: Sequence[HostColumn], num_rows: int) -> ProgramResult:
         keep: list[object] = []
         slots, counters = self._arguments(columns, num_rows, keep)
         acquire = default_pool().acquire
+        if self._plain_outputs is not None and num_rows <= SMALL_ROWS:
+            return self._run_small(slots, num_rows, acquire)
         bitmap_bytes = (num_rows + 7) >> 3
         blocks: list[tuple[HostBlock, HostBlock | None]] = []
         for width, has_validity in self._widths:
@@ -278,6 +290,26 @@ class _Variant:
             results.append(result)
         return ProgramResult(tuple(results), written, sum(values[: self._drops]))
 
+    def _run_small(
+        self, slots: list[int], num_rows: int, acquire: Callable[[int], HostBlock]
+    ) -> ProgramResult:
+        """Run over a micro-batch whose results all fit one small block."""
+        assert self._plain_outputs is not None
+        lines = (num_rows + 15) >> 3  # cache lines that values of 8 bytes take, and one of slack
+        block = acquire(lines * self._output_bytes * 8)
+        address = block.address
+        starts = []
+        for _, width in self._plain_outputs:
+            slots += (address, 0)
+            starts.append(address)
+            address += lines * width * 8
+        written = self._call(self._pack(*slots))
+        results = [
+            HostColumn(data_type, written, 0, 0, None, (0, start), None, block)
+            for (data_type, _), start in zip(self._plain_outputs, starts, strict=True)
+        ]
+        return ProgramResult(tuple(results), written, 0)
+
     def run_into(
         self, columns: Sequence[HostColumn], num_rows: int, out: OutputBlock, row_offset: int
     ) -> None:
@@ -316,6 +348,25 @@ class _Variant:
         if len(sources) == 1 and out.output.sources[0].column is None:
             sources = [pa.repeat(sources[0], codes.length)]
         return HostColumn.from_arrow(pc.choose(codes.to_arrow(), *sources))
+
+
+def _plain_widths(program: RecordProgram, layout: ProgramLayout) -> tuple[int, ...] | None:
+    """Return the bytes of a value of each input column if all are of fixed width, else None."""
+    columns = [layout.columns[number] for number in program.columns]
+    if any(column.form is not ColumnForm.FIXED for column in columns):
+        return None
+    return tuple(fixed_width_bytes(column.type) or 0 for column in columns)
+
+
+def _plain_outputs(lowered: Lowered, layout: ProgramLayout) -> tuple[tuple[pa.DataType, int], ...] | None:
+    """Return type and bytes of each result if the code writes all of them as whole values without nulls."""
+    if len(layout.outputs) != len(lowered.outputs) or layout.counters or layout.selection is not None:
+        return None
+    if not layout.outputs or any(
+        out.width_bytes not in (4, 8) or out.output.sources for out in layout.outputs
+    ):
+        return None
+    return tuple((out.output.type, out.width_bytes) for out in layout.outputs)
 
 
 class _Selection:

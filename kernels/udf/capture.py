@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import builtins
 import dis
+import inspect
 from collections.abc import Hashable
 from functools import lru_cache
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from dataflare.kernels.udf.source import plain_function
 __all__ = ["captured_names", "function_key", "resolve_name", "value_key"]
 
 _LIBRARY_MODULES = frozenset({"math", "numpy", "datetime", "decimal", "operator", "builtins"})
+_ABSENT = object()
+_MAX_DEPTH = 16
 _PLAIN = (int, str, bytes, type(None), np.generic)
 
 
@@ -126,15 +129,32 @@ def _value_key(value: Any, attributes: tuple[str, ...], callers: tuple[FunctionT
         return _function_key(value.py_func, callers)
     if isinstance(value, np.ndarray):
         return (kind, value.dtype.str, value.shape, value.tobytes())
-    if isinstance(value, type) or not hasattr(value, "__dict__"):
-        try:
-            hash(value)
-        except TypeError:
-            return (kind, id(value))
-        return (kind, value)
-    return (kind, id(value), _attributes_key(value, attributes, callers))
+    used = _attributes_key(value, attributes, callers)
+    if isinstance(value, type):
+        return (kind, value, used)
+    if used:
+        return (kind, id(value), used)
+    try:
+        hash(value)
+    except TypeError:
+        return (kind, id(value))
+    return (kind, value)
 
 
-def _attributes_key(owner: Any, attributes: tuple[str, ...], callers: tuple[FunctionType, ...]) -> Hashable:
-    namespace = vars(owner)
-    return tuple((name, _value_key(namespace[name], (), callers)) for name in attributes if name in namespace)
+def _attributes_key(
+    owner: Any, attributes: tuple[str, ...], callers: tuple[FunctionType, ...]
+) -> tuple[tuple[str, Hashable], ...]:
+    """Return the values of the attributes that a function may read of an object, without running properties."""
+    found: list[tuple[str, Hashable]] = []
+    for name in attributes:
+        value = inspect.getattr_static(owner, name, _ABSENT)
+        if value is _ABSENT or isinstance(value, property):
+            continue
+        if isinstance(value, MemberDescriptorType):  # a slot
+            value = getattr(owner, name, None)
+        if isinstance(value, ModuleType) or len(callers) > _MAX_DEPTH:
+            found.append((name, (type(value), id(value))))
+        else:
+            inner = tuple(attribute for attribute in attributes if attribute != name)
+            found.append((name, _value_key(value, inner, callers)))
+    return tuple(found)

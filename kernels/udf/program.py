@@ -9,7 +9,8 @@ from __future__ import annotations
 import datetime
 import decimal
 import hashlib
-from collections.abc import Sequence
+import threading
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from dataflare.kernels.dtypes import BOOL, INT32, ValueType, arrow_type, is_string, value_type
 from dataflare.kernels.errors import ColumnNotFoundError, SchemaError
+from dataflare.kernels.udf.capture import function_key
 from dataflare.kernels.udf.ir import Node, StringLeaf, to_text
 from dataflare.kernels.udf.lower import lower_function
 from dataflare.kernels.udf.scope import Scope
@@ -168,8 +170,13 @@ class RecordProgram:
         return to_text(lowered.roots, tuple(self.input_schema.names))
 
 
+_MAX_PROGRAMS = 512
+_programs: dict[Hashable, RecordProgram] = {}
+_lock = threading.Lock()
+
+
 def build_program(stages: Sequence[Stage], schema: pa.Schema) -> RecordProgram:
-    """Fuse ``stages`` over records of ``schema`` into one program.
+    """Fuse ``stages`` over records of ``schema`` into one program; the same steps give the same program again.
 
     Raises
     ------
@@ -180,6 +187,30 @@ def build_program(stages: Sequence[Stage], schema: pa.Schema) -> RecordProgram:
     SchemaError
         If a step gives something that is not a record, or two columns of one name.
     """
+    key = (tuple(_stage_key(stage) for stage in stages), schema.serialize().to_pybytes())
+    with _lock:
+        known = _programs.get(key)
+    if known is not None:
+        return known
+    program = _build(stages, schema)
+    with _lock:
+        if len(_programs) >= _MAX_PROGRAMS:
+            _programs.clear()
+        _programs[key] = program
+    return program
+
+
+def _stage_key(stage: Stage) -> Hashable:
+    """Return a name of a step that is equal only for steps that mean the same, captured values included."""
+    if isinstance(stage, FilterStage | MapStage):
+        return (type(stage), function_key(stage.fn))
+    if isinstance(stage, WithColumnsStage):
+        whole = None if stage.fn is None else function_key(stage.fn)
+        return (type(stage), whole, tuple((name, function_key(fn)) for name, fn in stage.named))
+    return stage
+
+
+def _build(stages: Sequence[Stage], schema: pa.Schema) -> RecordProgram:
     nullable = _lower(stages, schema, with_nulls=True)
     dense = _lower(stages, schema, with_nulls=False)
     fields = []

@@ -21,9 +21,10 @@ from dataflare.kernels.errors import CompileError
 __all__ = ["FunctionSource", "describe_function", "function_ast", "plain_function"]
 
 FunctionNode = ast.Lambda | ast.FunctionDef
+_MAX_FOUND = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class FunctionSource:
     """The syntax tree of one function and where it stands; line numbers in ``node`` are the file's."""
 
@@ -35,6 +36,11 @@ class FunctionSource:
     def line_text(self, line: int) -> str:
         """Return the text of one line of the file (1-based), without its line end."""
         return linecache.getline(self.filename, line).rstrip("\n")
+
+
+_found: dict[
+    CodeType, FunctionSource
+] = {}  # a code object's source is that of its definition, whatever comes later
 
 
 def plain_function(fn: Any) -> FunctionType:
@@ -70,9 +76,13 @@ def function_ast(fn: Any) -> FunctionSource:
     CompileError
         If there is no source text, or it has changed since the function was defined.
     """
-    code = plain_function(fn).__code__
+    function = plain_function(fn)
+    code = function.__code__
+    known = _found.get(code)
+    if known is not None:
+        return known
     linecache.checkcache(code.co_filename)
-    lines = linecache.getlines(code.co_filename, plain_function(fn).__globals__)
+    lines = linecache.getlines(code.co_filename, function.__globals__)
     if not lines:
         lines = _command_text(code)
     if not lines:
@@ -86,6 +96,9 @@ def function_ast(fn: Any) -> FunctionSource:
             f"{describe_function(fn)} is not in the file as it is now: the file changed after it was "
             "imported. Reload the module or restart Python."
         )
+    if len(_found) >= _MAX_FOUND:
+        _found.clear()
+    _found[code] = source
     return source
 
 
@@ -97,7 +110,6 @@ def _command_text(code: CodeType) -> list[str]:
     return arguments[arguments.index("-c") + 1].splitlines(keepends=True)
 
 
-@lru_cache(maxsize=256)
 def _find(code: CodeType, text: str) -> FunctionSource | None:
     try:
         tree = _parse(text)
