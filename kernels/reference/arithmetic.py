@@ -74,6 +74,12 @@ def _float_result(operands: tuple[Any, ...], result: Any) -> Any:
     return float_kind(*operands)(result)
 
 
+def _converted(a: Any, b: Any) -> tuple[int, int]:
+    """Return both integers as the class of their result holds them: uint64 beside int64 wraps to int64."""
+    kind = integer_kind(a, b)
+    return int(wrap_like(kind, int(a))), int(wrap_like(kind, int(b)))
+
+
 def _ring(exact: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
     """Apply an operation that integers do modulo 2^64 and floats do in their own width."""
     if _are_integers(a, b):
@@ -115,7 +121,8 @@ def divide(a: Any, b: Any) -> Any:
 def floor_divide(a: Any, b: Any) -> Any:
     """Return ``a // b``, towards minus infinity; by zero null for integers, ``floor(a / b)`` for floats."""
     if _are_integers(a, b):
-        return None if int(b) == 0 else wrap_like(integer_kind(a, b), int(a) // int(b))
+        x, y = _converted(a, b)
+        return None if y == 0 else wrap_like(integer_kind(a, b), x // y)
     x, y = _hardware(a, b)
     return _float_result((a, b), _float_floor_divide(x, y))
 
@@ -137,7 +144,8 @@ def _float_floor_divide(x: Any, y: Any) -> Any:
 def remainder(a: Any, b: Any) -> Any:
     """Return ``a % b``: has the sign of ``b``; integers by zero give null, floats by zero NaN."""
     if _are_integers(a, b):
-        return None if int(b) == 0 else wrap_like(integer_kind(a, b), int(a) % int(b))
+        x, y = _converted(a, b)
+        return None if y == 0 else wrap_like(integer_kind(a, b), x % y)
     x, y = _hardware(a, b)
     return _float_result((a, b), _float_remainder(x, y))
 
@@ -178,7 +186,7 @@ def shift_right(a: Any, b: Any) -> Any:
     count = int(b)
     if count < 0:
         return None
-    return wrap_like(integer_kind(a, b), int(a) >> min(count, 64))
+    return wrap_like(integer_kind(a, b), _converted(a, b)[0] >> min(count, 64))
 
 
 def _bitwise(exact: Callable[[int, int], int], a: Any, b: Any) -> Any:

@@ -59,6 +59,7 @@ _COMPARE: dict[type[ast.cmpop], str] = {
     ast.In: "in",
     ast.NotIn: "not in",
 }
+_LITERAL_NODES = (ast.BinOp, ast.UnaryOp, ast.Constant, ast.operator, ast.unaryop)
 # Called as they are: they build or show, and compute nothing.
 _NATIVE = frozenset({breakpoint, print, dict, enumerate, frozenset, list, set, tuple, zip})
 _LIBRARY_CLASSES = (
@@ -214,7 +215,10 @@ def _compile(node: FunctionNode, filename: str, namespace: dict[str, Any]) -> Fu
 
 
 class _Rewriter(ast.NodeTransformer):
-    """Turns operations into calls of `Operations`; everything made stands where the original stood."""
+    """Turns operations into calls of `Operations`; everything made stands where the original stood.
+
+    Arithmetic of literals, such as ``2**64 - 1``, stays what Python makes of it.
+    """
 
     def __init__(self, described: str) -> None:
         self._described = described
@@ -257,6 +261,8 @@ class _Rewriter(ast.NodeTransformer):
         """Rewrite ``a + b``."""
         if type(node.op) not in _BINARY:
             raise self._refusal(node, "@ has no meaning in a record function")
+        if _is_literal(node):
+            return node
         symbol = self._text(node, _BINARY[type(node.op)])
         return self._call(node, "binary", symbol, self.visit(node.left), self.visit(node.right))
 
@@ -366,6 +372,17 @@ class _Rewriter(ast.NodeTransformer):
 
     def _refusal(self, node: ast.expr | ast.stmt, reason: str) -> CompileError:
         return CompileError(f"{self._described}, line {node.lineno}: {reason}.")
+
+
+def _is_literal(node: ast.expr) -> bool:
+    """Return whether an expression is arithmetic of literals that Python can do: then Python's result holds."""
+    if not all(isinstance(n, _LITERAL_NODES) for n in ast.walk(node)):
+        return False
+    try:
+        eval(compile(ast.Expression(node), "<literal>", "eval"))
+    except (ArithmeticError, ValueError):
+        return False
+    return True
 
 
 def _is_none(node: ast.expr) -> bool:

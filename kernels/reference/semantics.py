@@ -172,7 +172,17 @@ def _compare(symbol: str, a: Any, b: Any) -> Any:
         return comparison.contains(b, a) == (symbol == "in")
     if a is None or b is None:
         return None
+    if isinstance(a, tuple) and isinstance(b, tuple) and symbol in ("==", "!=") and len(a) == len(b):
+        return _tuples_equal(a, b) if symbol == "==" else negate(_tuples_equal(a, b))
     return comparison.compare(symbol, a, b)
+
+
+def _tuples_equal(a: tuple[Any, ...], b: tuple[Any, ...]) -> Any:
+    result: Any = True
+    for x, y in zip(a, b, strict=True):
+        equal = _compare("==", x, y)
+        result = False if result is False else both(result, equal)
+    return result
 
 
 def null_if_any(function: Operation) -> Operation:

@@ -40,6 +40,12 @@ def test_operators_take_the_shared_meaning() -> None:
     assert call(lambda r: r["a"] + 1, a=None) is None
 
 
+def test_arithmetic_of_literals_is_pythons() -> None:
+    assert call(lambda r: r.u == 2**64 - 1, u=np.uint64(2**64 - 1)) is True
+    assert call(lambda r: r.x * 2**-1, x=np.float64(3)) == 1.5
+    assert call(lambda r: 7 // 0) is None
+
+
 def test_augmented_assignment() -> None:
     def fn(r: Any) -> Any:
         x = r.a
