@@ -55,6 +55,11 @@ def folder(tmp_path: Path, people: pa.Table) -> Path:
     return folder
 
 
+def ask_duckdb(query: str) -> list[Any]:
+    with duckdb.connect() as connection:  # the module's own one is shared with other tests
+        return connection.execute(query).fetchall()
+
+
 def adults(table: pa.Table) -> list[dict[str, Any]]:
     """What `adults_of` must give, by plain Python."""
     return [
@@ -346,7 +351,7 @@ class TestWriting:
     ) -> None:
         out = tmp_path / "adults.parquet"
         report = adults_of(flare.read_parquet(parquet_file)).write_parquet(out).run(device=device)
-        count, months = duckdb.sql(f"select count(*), sum(months) from '{out}'").fetchall()[0]
+        ((count, months),) = ask_duckdb(f"select count(*), sum(months) from '{out}'")
         assert count == len(adults(people)) == report.rows_out
         assert months == sum(row["months"] for row in adults(people))
         assert report.files == (str(out),)
@@ -355,7 +360,7 @@ class TestWriting:
         pipeline = flare.read_parquet(parquet_file).limit(3).select("id", "name")
         pipeline.write_csv(tmp_path / "out.csv").run()
         pipeline.write_ipc(tmp_path / "out.arrow").run()
-        assert duckdb.sql(f"select * from '{tmp_path / 'out.csv'}'").fetchall() == [
+        assert ask_duckdb(f"select * from '{tmp_path / 'out.csv'}'") == [
             (0, "p0"),
             (1, "p1"),
             (2, "p2"),
