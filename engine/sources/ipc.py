@@ -38,6 +38,8 @@ class _IpcFile:
     schema: pa.Schema
     batch_rows: tuple[int, ...] | None
     """Records of each batch; None for a stream, which only reading through tells."""
+    is_mapped: bool
+    """Whether batches are windows on the file; otherwise columns that are not wanted are better left out."""
 
 
 class _Catalog:
@@ -127,7 +129,7 @@ class IpcSource:
                 entry.file.shown, entry.schema, first.file.shown, self.schema, every_column=every_column
             )
             if entry.batch_rows is None:
-                partitions.append(IpcPartition(self.schema, entry.file, entry.schema, None, None))
+                partitions.append(IpcPartition(self.schema, entry, None, None))
                 continue
             begin = rows = 0
             for number, count in enumerate(entry.batch_rows):
@@ -135,7 +137,7 @@ class IpcSource:
                 if rows >= _PARTITION_ROWS or number == len(entry.batch_rows) - 1:
                     if rows:
                         batches = range(begin, number + 1)
-                        partitions.append(IpcPartition(self.schema, entry.file, entry.schema, batches, rows))
+                        partitions.append(IpcPartition(self.schema, entry, batches, rows))
                     begin, rows = number + 1, 0
         return tuple(partitions)
 
@@ -146,8 +148,7 @@ class IpcPartition:
 
     schema: pa.Schema
     """Schema of the batches."""
-    _file: InputFile
-    _file_schema: pa.Schema
+    _entry: _IpcFile
     _batches: range | None
     num_rows: int | None
     """Records; None for a stream."""
@@ -156,8 +157,8 @@ class IpcPartition:
     def description(self) -> str:
         """Path and batches."""
         if self._batches is None:
-            return self._file.shown
-        return f"{self._file.shown}, batches {self._batches.start} to {self._batches.stop - 1}"
+            return self._entry.file.shown
+        return f"{self._entry.file.shown}, batches {self._batches.start} to {self._batches.stop - 1}"
 
     @property
     def size_bytes(self) -> None:
@@ -166,15 +167,19 @@ class IpcPartition:
 
     def read(self, batch_rows: Callable[[], int]) -> Iterator[SharedDataBatch]:
         """Cut the batches of the file; see `dataflare.sources.base.SourcePartition.read`."""
-        fields = sorted(self._file_schema.get_field_index(name) for name in self.schema.names)
-        # No field at all would mean all of them; one is needed to learn how many rows there are.
-        options = pa.ipc.IpcReadOptions(included_fields=fields or [0], use_threads=False)
-        with _opened(self._file) as handle:
+        fields: list[int] = []
+        if not self._entry.is_mapped and len(
+            self._entry.schema
+        ):  # leaving columns out makes PyArrow copy the others
+            # No field at all would mean all of them; one is needed to learn how many rows there are.
+            fields = sorted(self._entry.schema.get_field_index(name) for name in self.schema.names) or [0]
+        options = pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
+        with _opened(self._entry.file) as handle:
             for number, batch in self._file_batches(handle, options):
                 try:
                     batch.validate()
                 except ValueError as error:
-                    raise _damaged(self._file, number, error) from error
+                    raise _damaged(self._entry.file, number, error) from error
                 if not self.schema:
                     rows = pa.Table.from_batches([batch]).select([])
                     yield from slice_table(self.schema, rows, batch_rows)
@@ -198,7 +203,7 @@ class IpcPartition:
                 for number in self._batches:
                     yield number, reader.get_batch(number)
         except (OSError, pa.ArrowException) as error:
-            raise _damaged(self._file, number, error) from error
+            raise _damaged(self._entry.file, number, error) from error
 
 
 def _fitted(batch: pa.RecordBatch, field: pa.Field[Any]) -> pa.Array[Any]:
@@ -224,15 +229,31 @@ def _inspect(file: InputFile) -> _IpcFile:
         try:
             if not is_file:
                 with pa.ipc.open_stream(handle) as stream:
-                    return _checked(_IpcFile(file, stream.schema.remove_metadata(), None))
-            # Reading one column of each batch is the only way to its length, and touches no data unless
-            # compressed.
-            reader = pa.ipc.open_file(handle, options=pa.ipc.IpcReadOptions(included_fields=[0]))
-            schema = pa.ipc.open_file(handle).schema.remove_metadata()
-            rows = tuple(reader.get_batch(number).num_rows for number in range(reader.num_record_batches))
+                    return _checked(_IpcFile(file, stream.schema.remove_metadata(), None, file.is_local))
+            reader = pa.ipc.open_file(handle)
+            schema = reader.schema.remove_metadata()
+            count = reader.num_record_batches
+            is_mapped = file.is_local and (not count or _is_within(handle, reader.get_batch(0)))
+            if not is_mapped and len(schema):
+                # Reading one column of each batch is the only way to its length.
+                reader = pa.ipc.open_file(handle, options=pa.ipc.IpcReadOptions(included_fields=[0]))
+            rows = tuple(reader.get_batch(number).num_rows for number in range(count))
         except (OSError, pa.ArrowException) as error:
             raise _not_ipc(file, is_file, error) from error
-        return _checked(_IpcFile(file, schema, rows))
+        return _checked(_IpcFile(file, schema, rows, is_mapped))
+
+
+def _is_within(handle: pa.NativeFile, batch: pa.RecordBatch) -> bool:
+    """Whether a batch's memory is the mapped file itself, rather than what was decompressed from it."""
+    handle.seek(0)
+    file = handle.read_buffer()
+    buffers = [
+        buffer
+        for column in batch.columns
+        for buffer in column.buffers()
+        if buffer is not None and buffer.size
+    ]
+    return all(file.address <= buffer.address < file.address + file.size for buffer in buffers)
 
 
 def _checked(entry: _IpcFile) -> _IpcFile:

@@ -279,10 +279,10 @@ class _Stream:
             self._used = True
             begun, taken = self._begun, self._taken
             self._begun, self._taken = None, []
-        yield from taken
-        taken.clear()
         rest = self._iterator() if begun is None else begun
         try:
+            while taken:
+                yield taken.pop(0)
             yield from rest
         finally:
             close = getattr(rest, "close", None)

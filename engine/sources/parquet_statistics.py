@@ -172,7 +172,7 @@ def _float_comparables(
         try:
             (rounded,) = struct.unpack("<f", struct.pack("<f", value))
         except OverflowError:
-            return []
+            rounded = math.copysign(math.inf, value)
         readings.append((low, high, rounded))
     return readings
 

@@ -306,9 +306,12 @@ def _glob(where: pa_fs.FileSystem, path: str, shown: str) -> list[InputFile]:
             f"{shown}: no file matches. {_neighbours(where, base, PurePosixPath(pattern).name)}".rstrip()
         )
     found.sort(key=lambda info: _natural_key(info.path))
-    prefix = shown[: len(shown) - len(pattern)] if shown.endswith(pattern) else ""
+    prefix = shown.removesuffix(pattern)
+    as_written = prefix != shown
     return [
-        InputFile(where, info.path, prefix + _below(info.path, base) if prefix else info.path, info.size or 0)
+        InputFile(
+            where, info.path, prefix + _below(info.path, base) if as_written else info.path, info.size or 0
+        )
         for info in found
     ]
 

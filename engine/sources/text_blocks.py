@@ -226,7 +226,8 @@ class TextReader:
         line = self._line + data.count(b"\n", 0, start)
         text = shown_text(data[start:].splitlines()[0])
         raise ReadError(
-            f"{self._file.shown}, line {line:,}: a quote opens in this row and is never closed: {text}. "
+            f"{self._file.shown}, line {line:,}: in this row or one before it a quote opens "
+            f"that is never closed: {text}. "
             "If quotes have no meaning here, say quote=None."
         )
 

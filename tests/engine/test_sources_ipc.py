@@ -1,0 +1,119 @@
+"""Arrow IPC files as a source: every Arrow type, both formats, windows on the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from dataflare.kernels.errors import ReadError, SchemaMismatchError
+from dataflare.sample_data import every_type, sample_array
+from dataflare.sources.ipc import IpcSource
+
+
+def write(path: Path, table: pa.Table, batch_rows: int = 4, compression: str | None = None) -> Path:
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    new = pa.ipc.new_stream if path.suffix == ".arrows" else pa.ipc.new_file
+    with pa.OSFile(str(path), "wb") as file, new(file, table.schema, options=options) as writer:
+        for batch in table.to_batches(batch_rows):
+            writer.write_batch(batch)
+    return path
+
+
+def read(source: IpcSource) -> list[dict[str, Any]]:
+    return [
+        row for part in source.partitions() for batch in part.read(lambda: 3) for row in batch.to_pylist()
+    ]
+
+
+TABLE = pa.table(
+    {"n": range(10), "s": [f"n{i}" for i in range(10)], "d": pa.array(["x", "y"] * 5).dictionary_encode()}
+)
+
+
+@pytest.mark.parametrize("name", ["a.arrow", "a.arrows", "a.feather"])
+@pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
+def test_both_formats(tmp_path: Path, name: str, compression: str | None) -> None:
+    source = IpcSource.open(write(tmp_path / name, TABLE, compression=compression))
+    assert read(source) == TABLE.to_pylist()
+    assert source.num_rows == (None if name == "a.arrows" else 10)
+    assert read(source.with_projection(["d", "n"])) == TABLE.select(["d", "n"]).to_pylist()
+    counts = [
+        batch.num_rows for part in source.with_projection([]).partitions() for batch in part.read(lambda: 99)
+    ]
+    assert counts == [4, 4, 2]
+
+
+@pytest.mark.parametrize("data_type", every_type(), ids=str)
+def test_every_type(tmp_path: Path, data_type: pa.DataType) -> None:
+    array = sample_array(data_type, 5)
+    path = write(tmp_path / "a.arrow", pa.table({"x": array}))
+    got = [batch["x"] for part in IpcSource.open(path).partitions() for batch in part.read(lambda: 99)]
+    assert sum(len(each) for each in got) == 5
+    assert all(each.type == data_type for each in got)
+    assert repr([value for each in got for value in each.to_pylist()]) == repr(array.to_pylist())  # NaN too
+
+
+def test_uncompressed_files_are_not_copied(tmp_path: Path) -> None:
+    rows = 100_000
+    path = write(tmp_path / "a.arrow", pa.table({"n": pa.array(range(rows))}), batch_rows=rows)
+    before = pa.total_allocated_bytes()
+    (part,) = IpcSource.open(path).partitions()
+    batches = list(part.read(lambda: 1_000))
+    assert len(batches) == 100
+    assert pa.total_allocated_bytes() - before < 100_000
+    assert batches[99]["n"][999].as_py() == rows - 1
+
+
+def test_partitions_are_ranges_of_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataflare.sources.ipc._PARTITION_ROWS", 6)
+    source = IpcSource.open(write(tmp_path / "a.arrow", TABLE))
+    assert [part.description.rpartition(", ")[2] for part in source.partitions()] == [
+        "batches 0 to 1",
+        "batches 2 to 2",
+    ]
+    assert [part.num_rows for part in source.partitions()] == [8, 2]
+    assert read(source) == TABLE.to_pylist()
+
+
+def test_empty_files(tmp_path: Path) -> None:
+    empty = TABLE.slice(0, 0)
+    for name in ("a.arrow", "a.arrows"):
+        assert read(IpcSource.open(write(tmp_path / name, empty))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "cut", "message"),
+    [
+        (
+            "a.arrow",
+            -100,
+            r"a\.arrow: is a truncated or damaged Arrow IPC file: it begins as one, but .*Was it copied only in part",
+        ),
+        ("a.arrows", -300, r"a\.arrows: batch \d cannot be read: .*The file is damaged"),
+    ],
+)
+def test_truncated_files(tmp_path: Path, name: str, cut: int, message: str) -> None:
+    path = write(tmp_path / name, TABLE)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ReadError, match=message):
+        read(IpcSource.open(path))
+
+
+def test_what_is_not_ipc(tmp_path: Path) -> None:
+    path = tmp_path / "a.arrow"
+    path.write_bytes(b"hello, world, this is text")
+    with pytest.raises(ReadError, match=r"a\.arrow: is not an Arrow IPC file or stream"):
+        IpcSource.open(path)
+    path.write_bytes(b"")
+    with pytest.raises(ReadError, match=r"a\.arrow: is empty \(0 bytes\)"):
+        IpcSource.open(path)
+
+
+def test_a_change_of_schema_between_files(tmp_path: Path) -> None:
+    write(tmp_path / "1.arrow", pa.table({"n": [1]}))
+    write(tmp_path / "2.arrow", pa.table({"n": ["x"]}))
+    with pytest.raises(SchemaMismatchError, match=r"2\.arrow: column 'n' is string, but int64 in .*1\.arrow"):
+        IpcSource.open(tmp_path).partitions()
