@@ -210,7 +210,8 @@ def _row_text(schema: pa.Schema) -> str:
 def _predicate_text(predicate: SimplePredicate) -> str:
     if predicate.op in ("is_null", "is_valid"):
         return f"{predicate.column} {predicate.op.replace('_', ' ')}"
-    return f"{predicate.column} {predicate.op} {predicate.value!r}"
+    value = repr(predicate.value) if isinstance(predicate.value, str) else str(predicate.value)
+    return f"{predicate.column} {predicate.op} {value}"
 
 
 def _schema_text(schema: pa.Schema | None) -> str:

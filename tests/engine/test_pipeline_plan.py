@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from dataclasses import dataclass
 from time import perf_counter
@@ -236,6 +237,14 @@ class TestExplain:
         assert compute.facts["carries"] == "name"
         assert "test_pipeline_plan.py:" in compute.facts["functions"]
         assert sink.kind == "sink"
+
+    def test_it_writes_values_as_people_do(self):
+        schema = pa.schema({"day": pa.date32(), "name": pa.string()})
+        since = datetime.date(2024, 2, 29)
+        filtered = Pipeline(UnreadableSource(schema)).filter(lambda r: r.day >= since and r.name == "x")
+        skips = filtered.explain().stages[0].facts["skips"]
+        assert "day >= 2024-02-29" in skips
+        assert "name == 'x'" in skips
 
     def test_it_counts_the_bytes_of_a_record(self, people):
         explanation = people.map(lambda r: {"a": r.age * 2, "b": r.height > 1.0, "n": r.name}).explain()
