@@ -29,7 +29,9 @@ from dataflare.kernels.udf.values import (
     describe,
 )
 
-__all__ = ["DEFAULT_WAY_OUT", "Scope"]
+__all__ = ["DEFAULT_WAY_OUT", "MAX_CALL_DEPTH", "Scope"]
+
+MAX_CALL_DEPTH = 32
 
 DEFAULT_WAY_OUT = (
     "rewrite this part with what record functions have (see the README), or do it in .map_batches(fn), "
