@@ -192,6 +192,10 @@ class SourceTask(TaskActor):
         if run.contiguous is not None:
             self._compute_in_place(admission, batch, row_offset, began_s)
             return
+        if not run.in_memory:
+            nbytes = batch.nbytes
+            meter.bytes_in += nbytes
+            run.note_read(admission, rows, nbytes)
         result: SharedDataBatch | None = batch
         if self._computes:
             try:
@@ -200,10 +204,6 @@ class SourceTask(TaskActor):
                 admission.cancel()
                 raise
             now_s = self._clock()
-        elif not run.fused:
-            nbytes = batch.nbytes
-            meter.bytes_in += nbytes
-            run.note_read(admission, rows, nbytes)
         message = Batch(partition, number, result, rows, admission, self.context.ref, now_s - began_s)
         if run.processor_tasks:
             self._outbox.append(message)

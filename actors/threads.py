@@ -104,7 +104,9 @@ class _Worker(threading.Thread):
             try:
                 work()
             except BaseException as error:  # shown as any thread's would be; the thread itself lives on
-                threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, self)))
+                threading.excepthook(
+                    threading.ExceptHookArgs((type(error), error, error.__traceback__, self))
+                )
             del work, job  # a parked thread keeps nothing of its last run alive
             self.name = _PARKED_NAME
             if not self._pool._park(self):

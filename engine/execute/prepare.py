@@ -77,12 +77,13 @@ class PreparedRun:
         self.workers = cores
         if self.in_memory and self.num_rows is not None:
             self.workers = max(1, min(cores, -(-self.num_rows // _LEAST_ROWS_A_TASK)))
-        self.fused = self.in_memory
-        """Whether the tasks that compute also read: data in memory needs no reading ahead."""
+        self.fused = self.in_memory or self._local_files(cores)
+        """Whether the tasks that compute also read, because nobody waits while reading: data in memory, and files
+        on this machine, whose decoding is computing. It saves a hand-over for each batch."""
         if self.fused:
             self.source_tasks = self.workers
             self.processor_tasks = 0
-            self.window = 8
+            self.window = 8 if self.in_memory else 4
         else:
             limited = self.limit_rows is not None
             self.source_tasks = 1 if limited else max(1, min(len(self.partitions), cores))
@@ -94,7 +95,7 @@ class PreparedRun:
             read_bytes = source.size_bytes / rows
         out_bytes = row_bytes(plan.schema) if plan.schema is not None else read_bytes
         self._out_bytes_per_row = out_bytes
-        self.read_bytes_per_row = 0.0 if self.fused else read_bytes
+        self.read_bytes_per_row = 0.0 if self.in_memory else read_bytes
         self.bytes_per_row = max(1.0, self.read_bytes_per_row + out_bytes)
         """Estimated bytes that one input record keeps alive until the sink has taken it; tasks correct it."""
 
@@ -117,7 +118,7 @@ class PreparedRun:
         self.reserved_curve = Curve()
         self.queue = PartitionQueue(self.partitions, self.limit_rows)
         self._shared: SharedReader | None = None
-        if self.fused:
+        if self.in_memory:
             self._shared = SharedReader(
                 self.partitions,
                 tasks=self.workers,
@@ -145,7 +146,7 @@ class PreparedRun:
     @property
     def stream_count(self) -> int:
         """Partitions as the sink counts them: one when tasks share one stream."""
-        return 1 if self.fused else len(self.partitions)
+        return 1 if self.in_memory else len(self.partitions)
 
     def make_reader(self) -> Reader:
         """Return the reader of one source task."""
@@ -214,7 +215,7 @@ class PreparedRun:
 
     def place_of(self, partition: int, number: int) -> str:
         """Name a batch, for error messages."""
-        if self.fused:
+        if self.in_memory:
             return f"batch {number}"
         return f"batch {number} of {self.partitions[partition].description}"
 
@@ -239,11 +240,16 @@ class PreparedRun:
                 raise RunError(f"{label} could not be built: {type(error).__name__}: {error}") from error
         return LimitStage(step.rows)
 
+    def _local_files(self, cores: int) -> bool:
+        local = bool(getattr(self.plan.source, "is_local", False))
+        enough = len(self.partitions) >= 2 * cores  # else one worker would read what all compute
+        return local and enough and bool(self._worker_steps) and self.limit_rows is None
+
     def _make_batcher(self, bytes_per_row: float) -> AdaptiveBatcher:
         if self.options.batching is not None:
             return AdaptiveBatcher(self.options.batching, self.clock)
         found = remembered_sizes().recall(self._key())
-        first_bytes = _FIRST_BATCH_IN_MEMORY_BYTES if self.fused else _FIRST_BATCH_BYTES
+        first_bytes = _FIRST_BATCH_IN_MEMORY_BYTES if self.in_memory else _FIRST_BATCH_BYTES
         first = int(first_bytes / bytes_per_row) // 64 * 64
         least = min(max(first, _LEAST_ROWS), MOST_ROWS)
         return AdaptiveBatcher(AdaptiveBatchingConfig(initial_size=least), self.clock, start=found)
@@ -259,7 +265,7 @@ class PreparedRun:
     def _check_feasible(self, out_bytes: float) -> None:
         rows = self.least_rows
         needs = []
-        if not self.fused:
+        if not self.in_memory:
             needs.append(StageNeed(self.source_name, self.source_tasks, rows * self.read_bytes_per_row))
         needs.append(StageNeed(f"results for {self.sink_name}", self.source_tasks, rows * out_bytes))
         require_feasible(needs, self.budget.limit_bytes, rows)
@@ -270,7 +276,7 @@ class PreparedRun:
     def _make_contiguous(self) -> ContiguousOutput | None:
         """Return one output for all tasks, where the program, the source and the sink allow it."""
         steps = self._worker_steps
-        if not (self.fused and len(steps) == 1 and not self._tail_steps and self.num_rows):
+        if not (self.in_memory and len(steps) == 1 and not self._tail_steps and self.num_rows):
             return None
         if not getattr(self.plan.sink, "keeps_batches", False) or not isinstance(steps[0], ComputeStep):
             return None

@@ -90,12 +90,14 @@ class FakeSource:
         sizes: Sequence[int] = (1000,),
         *,
         in_memory: bool = False,
+        is_local: bool = False,
         block_rows: int = 100,
         before_batch: Callable[[int], object] = lambda row: None,
     ) -> None:
         self.schema = SCHEMA
         self.description = "fake source"
         self.in_memory = in_memory
+        self.is_local = is_local
         self.num_rows: int | None = sum(sizes)
         self.size_bytes = 8 * sum(sizes)
         self.sizes = list(sizes)

@@ -36,19 +36,20 @@ def numbers(batch: SharedDataBatch) -> np.ndarray[Any, Any]:
     return batch.to_arrow().column(0).to_numpy()
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("where", ["in_memory", "is_local", "remote"])
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("sizes", [[1000], [250, 1, 700, 49], [], [64] * 20])
 @pytest.mark.parametrize("steps", [(), (unchanged,), (unchanged, unchanged)])
 def test_every_record_arrives_once_and_in_order(
     kit: SimpleNamespace,
     runtime: LocalRuntime,
-    in_memory: bool,
+    where: str,
     workers: int,
     sizes: list[int],
     steps: tuple[Any, ...],
 ) -> None:
-    source, sink = kit.FakeSource(sizes, in_memory=in_memory), kit.FakeSink(files=("out",))
+    source = kit.FakeSource(sizes, in_memory=where == "in_memory", is_local=where == "is_local")
+    sink = kit.FakeSink(files=("out",))
     run = kit.make_run(kit.make_plan(source, sink, *steps), workers=workers)
     outcome = runtime.deploy(run).wait()
     assert sink.numbers == list(range(sum(sizes)))
@@ -160,6 +161,15 @@ def test_a_stalled_sink_stops_the_source_after_a_few_batches(
     assert source.batches_read == 200
     assert sink.numbers == list(range(20_000))
     assert run.budget.peak_bytes <= window * 100 * 40
+
+
+def test_local_files_are_read_where_they_are_computed(kit: SimpleNamespace, runtime: LocalRuntime) -> None:
+    source = kit.FakeSource([500] * 8, is_local=True)
+    outcome = runtime.deploy(kit.make_run(kit.make_plan(source, kit.FakeSink(), unchanged))).wait()
+    assert [stage.tasks for stage in outcome.stages] == [2, 2, 1]
+    few = kit.make_run(kit.make_plan(kit.FakeSource([500] * 3, is_local=True), kit.FakeSink(), unchanged))
+    assert few.processor_tasks == 2
+    assert not few.fused
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
