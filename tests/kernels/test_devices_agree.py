@@ -100,12 +100,19 @@ SCALE = 3
 OFFSET = 0.25
 WORDS = ("a", "ab", "é")
 NUMBERS = {1, 2, 100, -1}
+TABLE = [5, -7, 0, 2]
+CODES = {1: 10, 0: -3, 127: 4, 3: None}
 
 
 def clamp(value, low=-10, high=50):
     if value < low:
         return low + 0 * value
     return min(value, high)
+
+
+def halves(value):
+    whole = value // 2
+    return whole, value - whole
 
 
 def pick(condition, a, b):
@@ -127,6 +134,7 @@ class Writer:
     variables: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     serial: int = 0
+    early_return: Callable[[], str] | None = None
 
     def choose(self, options: Any) -> Any:
         return options[self.draw(st.integers(0, len(options) - 1))]
@@ -209,6 +217,13 @@ class Writer:
             lambda: f"clamp({x()})",
             lambda: f"pick({self.condition(depth)}, {x()}, {y()})",
             lambda: f"({x()} * SCALE)",
+            lambda: f"halves({x()})[{self.choose('01')}]",
+            lambda: f"TABLE[{self.choose(('abs', ''))}({x()}) % 5]",
+            lambda: f"CODES[{x()}]",
+            lambda: f"sum(({x()}, {y()}, 1))",
+            lambda: f"np.int16({x()})",
+            lambda: f"divmod({x()}, {y()})[{self.choose('01')}]",
+            lambda: f"np.where({self.condition(depth)}, {x()}, {y()})",
             lambda: f"({x()} if {x()} is not None else np.int64(-1))",
         ]
         if self.has(TEXT):
@@ -339,6 +354,11 @@ class Writer:
                 f"{self.choose(('math.isnan', 'math.isinf', 'np.isfinite'))}({self.expression(FLOAT, depth)})"
             ),
             lambda: f"bool({self.expression(self.choose((INT, FLOAT, TEXT)), depth)})",
+            lambda: f"any(({x()}, {y()}))",
+            lambda: f"all(k < {self.expression(INT, 1)} for k in TABLE)",
+            lambda: (
+                f"(({self.expression(INT, 1)}, {self.leaf(FLOAT)}) == ({self.leaf(INT)}, {self.leaf(FLOAT)}))"
+            ),
             lambda: self.either(BOOL, depth),
         ]
         if self.has(TEXT):
@@ -478,6 +498,8 @@ class Writer:
         lines = []
         if may_leave and self.chance(2):
             lines += [f"if {self.condition(depth)}:", f"    {self.choose(('break', 'continue'))}"]
+        if may_leave and self.early_return is not None and self.chance(3):
+            lines += [f"if {self.condition(depth)}:", f"    {self.early_return()}"]
         operator = self.choose("+-*")
         if self.chance(2):
             lines.append(f"{name} {operator}= {self.expression(kind, depth)}")
@@ -500,6 +522,12 @@ class Writer:
         )
         self.variables[counter] = INT
         body = self._body(kind, name, depth, may_leave=True)
+        if self.chance(3):
+            inner = self.fresh()
+            self.variables[inner] = INT
+            nested = self._body(kind, name, 1, may_leave=True)
+            del self.variables[inner]
+            body += [f"for {inner} in range({counter}):", *_indented(nested)]
         del self.variables[counter]
         return [start, f"for {counter} in {bounds}:", *_indented(body)]
 
@@ -561,8 +589,22 @@ class ChainWriter:
     def _finish(self, writer: Writer) -> None:
         self.used |= {name for name in writer.used if name in self.initial}
 
-    def function(self, write_return: Callable[[Writer], list[str]], writer: Writer) -> str:
-        """Write one function as a def, a lambda where it has one line, or a closure; return how to refer to it."""
+    def function(
+        self, write_return: Callable[[Writer], list[str]], kinds: dict[str, str], *, whole: bool
+    ) -> str:
+        """Write a function as a def, a lambda where it has one line, or a closure; return its name.
+
+        ``kinds`` are the columns of the record that it returns, if ``whole``, or the one value.
+        """
+        writer = self.writer()
+        if kinds and all(kind in JOINABLE for kind in kinds.values()):
+
+            def early_return() -> str:
+                items = {name: writer.expression(kind, 1) for name, kind in kinds.items()}
+                shown = ", ".join(f'"{name}": {value}' for name, value in items.items())
+                return "return {" + shown + "}" if whole else f"return {next(iter(items.values()))}"
+
+            writer.early_return = early_return
         depth = self.draw(st.integers(1, 3))
         name = f"step{len(self.parts)}"
         block = [] if self.draw(st.integers(0, 2)) == 0 else writer.block(depth)
@@ -625,12 +667,14 @@ class ChainWriter:
         self.rough |= {name for name, kind in kinds.items() if kind == ROUGH}
 
     def add_filter(self) -> None:
-        self.steps.append(("filter", self.function(self.value(BOOL), self.writer())))
+        self.steps.append(("filter", self.function(self.value(BOOL), {"": BOOL}, whole=False)))
 
     def add_map(self) -> None:
         keep = self.draw(st.booleans())
         kinds = self.new_columns(fresh=not keep)
-        self.steps.append(("map", self.function(self.record(kinds, keep=keep), self.writer())))
+        self.steps.append(
+            ("map", self.function(self.record(kinds, keep=keep), {} if keep else kinds, whole=True))
+        )
         if keep:
             self.used |= self.initial & set(self.columns)
         self._settle(kinds, keep=keep)
@@ -638,9 +682,12 @@ class ChainWriter:
     def add_with_columns(self) -> None:
         kinds = self.new_columns()
         if self.draw(st.booleans()):
-            self.steps.append(("with", self.function(self.record(kinds, keep=False), self.writer())))
+            self.steps.append(("with", self.function(self.record(kinds, keep=False), kinds, whole=True)))
         else:
-            named = [(name, self.function(self.value(kind), self.writer())) for name, kind in kinds.items()]
+            named = [
+                (name, self.function(self.value(kind), {name: kind}, whole=False))
+                for name, kind in kinds.items()
+            ]
             self.steps.append(("named", named))
         self._settle(kinds, keep=True)
 
