@@ -30,7 +30,7 @@ from dataflare.kernels.cpu.layout import (
 )
 from dataflare.kernels.cpu.strings import result_bytes
 from dataflare.kernels.cpu.target import Target, host_target
-from dataflare.kernels.errors import SchemaError
+from dataflare.kernels.errors import CompileError, SchemaError
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.pool import HostBlock, default_pool
 from dataflare.kernels.udf.ir import StringOp
@@ -49,7 +49,15 @@ Filler = Callable[[HostColumn, list[int], list[object]], None]
 
 
 def compile_cpu(program: RecordProgram) -> CpuProgram:
-    """Compile a program for this machine, or load it from the cache."""
+    """Compile a program for this machine, or load it from the cache.
+
+    Raises
+    ------
+    CompileError
+        If a function does something besides giving a value, such as printing.
+    """
+    if program.effects:
+        raise CompileError(program.effects[0])
     start = time.perf_counter()
     target = host_target()
     generated = generate(program, target)

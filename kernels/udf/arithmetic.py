@@ -132,6 +132,8 @@ def floor_divide(scope: Scope, a: Scalar, b: Scalar, valid: Node | None) -> tupl
     if a.type.kind == "float" or b.type.kind == "float":
         return _float_floor_divide(scope, a, b, valid)
     kind = arithmetic_type(a.type, b.type)
+    if kind.kind == "uint" and (_is_negative(a) or _is_negative(b)):
+        scope.fail("uint64 is divided by, or divides, a negative constant", "convert with int(...) first")
     graph = scope.graph
     x, y = scope.cast(a, kind), scope.cast(b, kind)
     zero, one = graph.const(kind, 0), graph.const(kind, 1)
@@ -197,15 +199,20 @@ def power(scope: Scope, a: Scalar, b: Scalar, valid: Node | None) -> Scalar:
             return Scalar(kind, graph.op("mul", kind, x, x), valid)
         return Scalar(kind, scope.math_call("pow", kind, x, scope.cast(b, kind)), valid)
     kind = arithmetic_type(a.type, b.type)
+    if _is_negative(b):
+        return Scalar(kind, graph.const(kind, 0), graph.false)
     base, exponent = scope.cast(a, kind), scope.cast(b, kind)
     if exponent.is_const:
-        if exponent.attr < 0:
-            return Scalar(kind, graph.const(kind, 0), graph.false)
         return Scalar(kind, _constant_power(scope, kind, base, exponent.attr), valid)
     negative = graph.op("lt", BOOL, exponent, graph.const(kind, 0))
     if kind.kind != "uint":
         valid = graph.both(valid, graph.negate(negative))
     return Scalar(kind, _power_loop(scope, kind, base, exponent), valid)
+
+
+def _is_negative(value: Scalar) -> bool:
+    """Return whether a value is a constant below zero, before it may become unsigned."""
+    return value.node.is_const and value.node.attr < 0
 
 
 def _constant_power(scope: Scope, kind: ValueType, base: Node, exponent: int) -> Node:
@@ -248,6 +255,8 @@ def _bits(scope: Scope, op: str, a: Scalar, b: Scalar, valid: Node | None) -> Sc
     x, y = scope.cast(a, kind), scope.cast(b, kind)
     if op in "&|^":
         return Scalar(kind, graph.op(_NODE_OPS[op], kind, x, y), valid)
+    if _is_negative(b):
+        return Scalar(kind, graph.const(kind, 0), graph.false)
     zero, last = graph.const(kind, 0), graph.const(kind, 63)
     negative = graph.op("lt", BOOL, y, zero) if kind.kind != "uint" else graph.false
     valid = graph.both(valid, None if negative is graph.false else graph.negate(negative))

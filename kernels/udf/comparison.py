@@ -53,6 +53,7 @@ def compare(scope: Scope, op: str, left: Value, right: Value) -> Value:
             return Constant(bool(_PYTHON[op](left.value, right.value)))
         except TypeError as error:
             scope.fail(str(error))
+    left, right = _spread_tuple(left, right), _spread_tuple(right, left)
     if isinstance(left, Group) and isinstance(right, Group) and op in ("==", "!="):
         return _compare_groups(scope, op, left, right)
     a, b = scope.operand(left), scope.operand(right)
@@ -62,6 +63,13 @@ def compare(scope: Scope, op: str, left: Value, right: Value) -> Value:
     if isinstance(a, Text) or isinstance(b, Text):
         scope.fail(f"{describe(a)} {op} {describe(b)}: a string cannot be compared with another type")
     return Scalar(BOOL, _compare_scalars(scope, op, a, b), valid)
+
+
+def _spread_tuple(value: Value, other: Value) -> Value:
+    """Return a constant tuple that is compared with a tuple of values as one of values."""
+    if isinstance(value, Constant) and isinstance(value.value, tuple) and isinstance(other, Group):
+        return Group(tuple(Constant(item) for item in value.value))
+    return value
 
 
 def _compare_groups(scope: Scope, op: str, left: Group, right: Group) -> Value:

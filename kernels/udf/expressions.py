@@ -149,7 +149,10 @@ class Expressions(Frame):
 
     def _look_up(self, table: Any, index: Value) -> Value:
         """Read a constant dict or list by a value of the record: a chain of comparisons; null if it is not there."""
-        pairs = list(table.items()) if isinstance(table, dict) else list(enumerate(table))
+        if isinstance(table, dict):
+            pairs = list(table.items())
+        else:  # negative positions count from the end
+            pairs = [*enumerate(table), *((i - len(table), value) for i, value in enumerate(table))]
         if len(pairs) > MAX_UNROLLED:
             self.scope.fail(f"a table of {len(pairs)} entries is too long to look up here", "use map_batches")
         result: Value = NULL

@@ -142,13 +142,13 @@ class Loops(Invocations):
         *,
         runs_once: bool,
     ) -> bool:
-        before, entry_mask = self.environment, self.mask
+        unbound = {n: v for n, v in self.environment.items() if isinstance(v, Unbound)}
+        before = {n: v for n, v in self.environment.items() if n not in unbound}
+        entry_mask = self.mask
         returns = any(isinstance(n, ast.Return) for n in walk(statement))
         if returns:
             before = {RETURNED: Constant(False), **before}
-        assigned = [
-            n for n in _assigned_names(statement) if n not in before or not isinstance(before[n], Unbound)
-        ]
+        assigned = _assigned_names(statement)
         names = list(dict.fromkeys([*counters, *assigned, *((RETURNED, RESULT) if returns else ())]))
         shapes: dict[str, Shape] = {
             n: shape_of(self.graph, before[n]) if n in before else UnboundShape() for n in names
@@ -158,7 +158,7 @@ class Loops(Invocations):
             for _ in range(16):
                 loop = self.graph.new_loop(self.scope.depth)
                 inside = self.graph.param(loop, BOOL)
-                start = dict(before)
+                start = {**unbound, **before}
                 for name in names:
                     if name in before:
                         start[name] = self._parameters(loop, shapes[name])
@@ -193,7 +193,7 @@ class Loops(Invocations):
         for name in names:
             initial += flatten(self.graph, before.get(name, Unbound()), shapes[name])
         results = self.graph.loop(loop, initial)
-        after = dict(before)
+        after = {**unbound, **before}
         offset = 1
         for name in names:
             value, offset = unflatten(shapes[name], results, offset)

@@ -103,12 +103,10 @@ class _Lowering(Loops):
         pass
 
     def _do_Expr(self, statement: ast.Expr) -> None:
+        """Leave out what only has an effect; a device that has none refuses the program, plain Python runs it."""
         if not isinstance(statement.value, ast.Constant):
             self.scope.position = statement.value
-            self.scope.fail(
-                "a record function has no effects: the value of this expression is dropped",
-                'to print or step through it, run with device="python"; else remove it',
-            )
+            self.scope.note_effect()
 
     def _do_Assign(self, statement: ast.Assign) -> None:
         value = self.expression(statement.value)

@@ -87,6 +87,7 @@ class Lowered:
     outputs: tuple[Output, ...]
     keep: Node | None
     null_drops: tuple[Node, ...]
+    effects: tuple[str, ...] = ()
 
     @property
     def roots(self) -> tuple[tuple[str, Node], ...]:
@@ -156,6 +157,11 @@ class RecordProgram:
             for node in _conjuncts(self.nullable.keep)
             if (predicate := _predicate(node, self.input_schema)) is not None
         )
+
+    @property
+    def effects(self) -> tuple[str, ...]:
+        """Errors of expressions that are there for an effect: only plain Python can run them."""
+        return self.nullable.effects
 
     def describe(self) -> str:
         """Return the listing of the program in the form with nulls."""
@@ -273,7 +279,9 @@ def _lower(stages: Sequence[Stage], schema: pa.Schema, *, with_nulls: bool) -> L
     outputs = tuple(
         _output(scope, name, value, schema) for name, value in zip(record.names, record.items, strict=True)
     )
-    return Lowered(outputs, keep, tuple(node for node in drops if node is not graph.false))
+    return Lowered(
+        outputs, keep, tuple(node for node in drops if node is not graph.false), tuple(scope.effects)
+    )
 
 
 def _column(scope: Scope, number: int, *, with_nulls: bool) -> Value:

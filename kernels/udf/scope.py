@@ -46,6 +46,7 @@ class Scope:
         self.graph = Graph()
         self.schema = schema
         self.columns_touched: dict[str, str] = {}
+        self.effects: list[str] = []
         self.depth = 0
         self.sources: list[FunctionSource] = []
         self.position: ast.AST | None = None
@@ -55,6 +56,15 @@ class Scope:
     def fail(self, reason: str, way_out: str = DEFAULT_WAY_OUT) -> NoReturn:
         """Refuse the user's function at the current place."""
         raise CompileError(self.message(reason, way_out))
+
+    def note_effect(self) -> None:
+        """Keep the error for an expression that is there for its effect, such as print()."""
+        self.effects.append(
+            self.message(
+                "a compiled function has no effects, and the value of this expression is dropped",
+                'to print or step through it, run with device="python"; else remove it',
+            )
+        )
 
     def message(self, reason: str, way_out: str) -> str:
         """Return the text of an error at the current place in the user's file."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import decimal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -111,12 +111,12 @@ class Opaque:
     valid: Node | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class LocalFunction:
     """A function defined inside the function: its syntax tree, and the names it sees."""
 
     node: Any
-    environment: dict[str, Any]
+    environment: dict[str, Any] = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +341,8 @@ def _join_numbers(a: ValueType, b: ValueType) -> ValueType:
         if others or any(t.bits == 64 for t in floats) or not floats:
             return FLOAT64
         return FLOAT32 if len(floats) == 2 else floats[0]
+    if a.kind == b.kind and not a.weak and not b.weak:
+        return a if a.bits > b.bits else b
     if a.kind == b.kind == "uint" or (UINT64 in (a, b) and WEAK_INT in (a, b)):
         return UINT64
     return INT64
