@@ -197,9 +197,7 @@ class TestHarness:
     def test_a_child_is_seen_from_outside(self) -> None:
         from benchmarks.harness.processes import run_child
 
-        code = (
-            "import json; x = bytearray(64 * 2**20); sum(x[: 2**24]); print(json.dumps({'n': len(x)}))"
-        )
+        code = "import json; x = bytearray(64 * 2**20); sum(x[: 2**24]); print(json.dumps({'n': len(x)}))"
         run = run_child(["-c", code])
         assert run.output == {"n": 64 * 2**20}
         assert run.peak_rss_bytes > 64 * 2**20
