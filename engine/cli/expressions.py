@@ -6,9 +6,9 @@ allowed, and only then is it compiled; no text of a job file is ever evaluated u
 operations mean is the compiler's (`dataflare.kernels.udf`).
 
 Allowed: columns (``r.name``, ``r["any name"]``), constants of the job file, numbers, text, ``None``,
-arithmetic, comparisons, ``and or not``, ``in``, ``a if c else b``, slices of text, the functions ``abs bool
-float int len max min round``, everything in ``math``, methods of text and times, and the fields of dates
-and times.
+arithmetic, comparisons, ``and or not``, ``in``, ``a if c else b``, slices of text, the functions ``abs all
+any bool float int len max min round sum``, everything in ``math``, methods of text and times, and the fields
+of dates and times.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from dataflare.kernels.errors import OptionError, nearest
 __all__ = ["Expression", "ExpressionError", "build_functions", "check_expression"]
 
 RECORD = "r"
-FUNCTIONS = {function.__name__: function for function in (abs, bool, float, int, len, max, min, round)}
+_CALLABLE = (abs, all, any, bool, float, int, len, max, min, round, sum)
+FUNCTIONS = {function.__name__: function for function in _CALLABLE}
 MATH_FUNCTIONS = frozenset(name for name in dir(math) if not name.startswith("_"))
 TEXT_METHODS = ("endswith", "find", "isdigit", "lower", "lstrip", "rstrip", "startswith", "strip", "upper")
 METHODS = frozenset((*TEXT_METHODS, "isoweekday", "total_seconds", "weekday"))
