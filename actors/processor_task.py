@@ -25,11 +25,8 @@ class ProcessorTask(TaskActor):
     SLOTS_A_SOURCE = 2
     """Batches that each source may have in the mailbox: one that is worked on, one that waits."""
 
-    def __init__(
-        self, name: str, run: PreparedRun, workflow: ActorRef[Any], destination: ActorRef[Any]
-    ) -> None:
+    def __init__(self, name: str, run: PreparedRun, workflow: ActorRef[Any]) -> None:
         super().__init__(name, run, workflow)
-        self._destination = destination
         self._chain = Chain(())
         self._upstream: list[ActorRef[Any]] = []
         self._working_on: Batch | None = None
@@ -81,5 +78,5 @@ class ProcessorTask(TaskActor):
         self._batches += 1
         self._metrics.record_batch(message.rows_read, work_s)
         self._working_on = None
-        self._destination.tell(message._replace(batch=result, work_s=message.work_s + work_s))
+        self._downstream[0].tell(message._replace(batch=result, work_s=message.work_s + work_s))
         message.origin.tell(Ready(self.context.ref))

@@ -45,11 +45,8 @@ class SourceTask(TaskActor):
 
     MONITOR_INTERVAL_S = 0.25
 
-    def __init__(
-        self, name: str, run: PreparedRun, workflow: ActorRef[Any], destination: ActorRef[Any]
-    ) -> None:
+    def __init__(self, name: str, run: PreparedRun, workflow: ActorRef[Any]) -> None:
         super().__init__(name, run, workflow)
-        self._destination = destination
         self._reader = run.make_reader()
         self._chain = Chain(())
         self._computes = False
@@ -189,6 +186,7 @@ class SourceTask(TaskActor):
         meter.rows_out += rows
         meter.read_s += now_s - began_s
         run.note_batch(now_s, rows)
+        self._metrics.record_batch(rows, now_s - began_s)
         if run.contiguous is not None:
             self._compute_in_place(admission, batch, row_offset, began_s)
             return
@@ -208,7 +206,7 @@ class SourceTask(TaskActor):
         if run.processor_tasks:
             self._outbox.append(message)
         else:
-            self._destination.tell(message)
+            self._downstream[0].tell(message)
 
     def _compute_in_place(
         self, admission: Admission, batch: SharedDataBatch, row_offset: int, began_s: float
@@ -244,12 +242,12 @@ class SourceTask(TaskActor):
             return
         output = self._run.contiguous
         if output is None:
-            self._destination.tell(PartitionEnd(read.partition, read.batches))
+            self._downstream[0].tell(PartitionEnd(read.partition, read.batches))
         elif output.note_end(read.rows):
             self._deliver()
 
     def _deliver(self) -> None:
         batch = self._run.whole_result()
         admission = Admission(self._run.controller, self.name, 0, None)
-        self._destination.tell(Batch(0, 0, batch, 0, admission, self.context.ref, 0.0))
-        self._destination.tell(PartitionEnd(0, 1))
+        self._downstream[0].tell(Batch(0, 0, batch, 0, admission, self.context.ref, 0.0))
+        self._downstream[0].tell(PartitionEnd(0, 1))

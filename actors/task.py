@@ -87,7 +87,7 @@ class TaskActor(Actor):
         return self._metrics
 
     def add_downstream(self, task: ActorRef[Any]) -> None:
-        """Send results to one more task."""
+        """Name the task that results go to: the destination, which one workflow has one of."""
         self._downstream.append(task)
 
     def process_batch(self, batch: SharedDataBatch) -> SharedDataBatch | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from dataflare.actors.destination_task import DestinationTask
 from dataflare.actors.messages import (
@@ -27,16 +27,18 @@ from dataflare.actors.messages import (
 from dataflare.actors.processor_task import ProcessorTask
 from dataflare.actors.runtime import Actor, ActorRef
 from dataflare.actors.source_task import SourceTask
+from dataflare.actors.task import TaskActor
 from dataflare.execute.meters import stage_reports
 from dataflare.execute.outcome import Outcome, WorkflowState, WorkflowStatus
 from dataflare.kernels.errors import DataFlareError, RunCancelledError, RunError
 from dataflare.observe.progress import ProgressEvent
 
 if TYPE_CHECKING:
-    from dataflare.actors.task import TaskActor
     from dataflare.execute.prepare import PreparedRun
 
 __all__ = ["RunCompletion", "WorkflowActor", "WorkflowStatistics"]
+
+T = TypeVar("T", bound=TaskActor)
 
 
 class WorkflowStatistics(NamedTuple):
@@ -134,20 +136,12 @@ class WorkflowActor(Actor):
         self._destination = destination
         self._tasks["destination"] = destination
         for number in range(run.processor_tasks):
-            name = f"worker-{number}"
-            processor = runtime.spawn(_named(ProcessorTask, name, run, me, destination), name)
-            self._processors.append(processor)
-            self._tasks[name] = processor
+            self._processors.append(self._spawn(ProcessorTask, f"worker-{number}", destination))
         for name in run.source_task_names:
-            source = runtime.spawn(_named(SourceTask, name, run, me, destination), name)
-            self._sources.append(source)
-            self._tasks[name] = source
+            self._sources.append(self._spawn(SourceTask, name, destination))
         for processor in self._processors:
-            destination.post(DestinationTask.add_follower, processor)
             for source in self._sources:
                 processor.post(ProcessorTask.add_upstream, source)
-        for source in self._sources:
-            destination.post(DestinationTask.add_follower, source)
         self._change(WorkflowStatus(WorkflowState.INITIALIZED))
 
     def start(self) -> None:
@@ -210,6 +204,16 @@ class WorkflowActor(Actor):
             wrapped = RunError(f"the workflow failed: {_describe(error)}")
             wrapped.__cause__ = error
             self._end(WorkflowStatus(WorkflowState.FAILED, str(wrapped)), wrapped)
+
+    def _spawn(
+        self, kind: Callable[..., T], name: str, destination: ActorRef[DestinationTask]
+    ) -> ActorRef[T]:
+        run, me = self._run, self.context.ref
+        task = self.context.runtime.spawn(lambda: kind(name, run, me), name)
+        task.post(TaskActor.add_downstream, destination)
+        destination.post(DestinationTask.add_follower, task)
+        self._tasks[name] = task
+        return task
 
     def _on_task_progress(self, message: TaskProgress) -> None:
         self._counts[message.task] = message.counts
@@ -315,12 +319,6 @@ class WorkflowActor(Actor):
         if self._status.state is not state or self._ending is not None:
             now = self._ending if self._ending is not None else self._status
             raise RunError(f"cannot {action} a workflow that is {now}; it must be {state.value}.")
-
-
-def _named(
-    kind: Callable[..., TaskActor], name: str, run: PreparedRun, workflow: ActorRef[Any], to: ActorRef[Any]
-) -> Callable[[], Any]:
-    return lambda: kind(name, run, workflow, to)
 
 
 def _failure(message: TaskFailed) -> BaseException:

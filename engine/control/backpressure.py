@@ -239,6 +239,12 @@ class BackpressureController:
         with self._lock:
             return max(self._pressure.values(), default=None)
 
+    @property
+    def in_flight(self) -> int:
+        """Credits of all tasks that were granted and not yet reported as processed."""
+        with self._lock:
+            return sum(account.in_flight for account in self._accounts.values())
+
     def available_credits(self, task_id: str) -> int:
         """Return the credits that a request would get now."""
         with self._lock:

@@ -115,7 +115,7 @@ class PreparedRun:
         self.contiguous = self._make_contiguous()
         self.began_s = clock()
         self.batch_curve = Curve()
-        self.reserved_curve = Curve()
+        self.credit_curve = Curve()
         self.queue = PartitionQueue(self.partitions, self.limit_rows)
         self._shared: SharedReader | None = None
         if self.in_memory:
@@ -186,8 +186,8 @@ class PreparedRun:
     def note_batch(self, at_s: float, rows: int) -> None:
         """Add a point to the curves."""
         at_s -= self.began_s
-        self.batch_curve.add(at_s, rows)
-        self.reserved_curve.add(at_s, self.budget.reserved_bytes)
+        if self.batch_curve.add(at_s, rows):
+            self.credit_curve.add(at_s, self.controller.in_flight)
 
     def keep(self, nbytes: int) -> None:
         """Count bytes that the sink keeps until the run is over.

@@ -71,7 +71,7 @@ def _report(run: PreparedRun, outcome: Outcome, memory: MemoryUse, wall_s: float
         rows_dropped_null_predicate=outcome.rows_dropped_null_predicate,
         files=outcome.files,
         batch_size_curve=run.batch_curve.points(),
-        credit_curve=run.reserved_curve.points(),
+        credit_curve=run.credit_curve.points(),
     )
 
 

@@ -34,16 +34,18 @@ class Curve:
         self._stride = 1
         self._seen = 0
 
-    def add(self, at_s: float, value: float) -> None:
-        """Add a point, if it is one of those that are kept."""
+    def add(self, at_s: float, value: float) -> bool:
+        """Add a point, if it is one of those that are kept; tell whether it is."""
         with self._lock:
-            if self._seen % self._stride == 0:
-                if len(self._points) >= self._capacity:
-                    del self._points[1::2]
-                    self._stride *= 2
-                if self._seen % self._stride == 0:
-                    self._points.append(CurvePoint(at_s, value))
+            place = self._seen
             self._seen += 1
+            if place % self._stride == 0 and len(self._points) >= self._capacity:
+                del self._points[1::2]
+                self._stride *= 2
+            kept = place % self._stride == 0
+            if kept:
+                self._points.append(CurvePoint(at_s, value))
+            return kept
 
     def points(self) -> tuple[CurvePoint, ...]:
         """Return the kept points, oldest first."""

@@ -335,6 +335,7 @@ class CreditMachine(RuleBasedStateMachine):
             assert credits_.granted_total == self.granted[task]
             assert credits_.granted_total == credits_.in_flight + credits_.processed_total
             assert credits_.available >= 0
+        assert self.made.in_flight == sum(self.in_flight.values())
 
     @invariant()
     def the_window_stays_in_its_bounds(self) -> None:
