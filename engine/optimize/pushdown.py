@@ -41,7 +41,8 @@ def push_into_source(source: BatchSource, fused: FusedSteps) -> tuple[BatchSourc
 def _only_selects(program: RecordProgram) -> bool:
     """Whether a program leaves records and names as they are and only leaves columns out or moves them."""
     names = program.input_schema.names
-    return program.row_preserving and all(
+    plain = program.row_preserving and not program.effects  # a function that prints is to be run
+    return plain and all(
         output.carried is not None and names[output.carried] == output.name
         for output in program.nullable.outputs
     )

@@ -488,3 +488,15 @@ class TestBadInput:
     def test_a_missing_column_with_the_nearest(self, parquet_file: Path) -> None:
         with pytest.raises(flare.ColumnNotFoundError, match="Did you mean 'score'"):
             flare.read_parquet(parquet_file).filter(lambda r: r.scoer > 1.0)
+
+
+def test_plain_python_runs_what_a_function_prints_and_the_cpu_refuses_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def shown(r: Any) -> Any:
+        print("x is", r.x)
+        return {"x": r.x}
+
+    pipeline = flare.from_arrow(pa.table({"x": [1, 2]})).map(shown)
+    assert pipeline.collect(device="python").to_pylist() == [{"x": 1}, {"x": 2}]
+    assert capsys.readouterr().out == "x is 1\nx is 2\n"
+    with pytest.raises(flare.CompileError, match='run with device="python"'):
+        pipeline.collect(device="cpu")

@@ -111,3 +111,37 @@ def test_names_are_resolved_as_python_does() -> None:
     assert resolve_name(fn, "len") is len
     with pytest.raises(KeyError):
         resolve_name(fn, "nowhere")
+
+
+class Rates:
+    standard = 1.0
+
+
+class Slotted:
+    __slots__ = ("rate",)
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+
+def test_a_changed_class_attribute_gives_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    fn = lambda r: r.a * Rates.standard  # noqa: E731
+    before = function_key(fn)
+    monkeypatch.setattr(Rates, "standard", 2.0)
+    assert function_key(fn) != before
+
+
+def test_a_changed_slot_gives_another_key() -> None:
+    rates = Slotted(1.0)
+    fn = lambda r: r.a * rates.rate  # noqa: E731
+    before = function_key(fn)
+    rates.rate = 2.0
+    assert function_key(fn) != before
+
+
+def test_a_changed_attribute_of_an_attribute_gives_another_key() -> None:
+    settings = types.SimpleNamespace(rates=types.SimpleNamespace(low=1.0))
+    fn = lambda r: r.a * settings.rates.low  # noqa: E731
+    before = function_key(fn)
+    settings.rates.low = 2.0
+    assert function_key(fn) != before
