@@ -107,7 +107,6 @@ class DestinationTask(TaskActor):
 
     def _on_batch(self, message: Batch) -> None:
         if self._state is not TaskState.RUNNING:
-            message.admission.cancel()
             return
         if self._run.ordered:
             self._take(self._order.push(message.partition, message.number, message))
@@ -125,16 +124,11 @@ class DestinationTask(TaskActor):
         self._finish_if_done()
 
     def _take(self, messages: list[Batch]) -> None:
-        for position, message in enumerate(messages):
+        for message in messages:
             self._working_on = message
             began_s = self._clock()
-            try:
-                if message.batch is not None:
-                    self.process_batch(message.batch)
-            except BaseException:
-                for lost in messages[position:]:
-                    lost.admission.cancel()
-                raise
+            if message.batch is not None:
+                self.process_batch(message.batch)
             now_s = self._clock()
             self._taken += 1
             self._rows_read += message.rows_read
@@ -160,7 +154,6 @@ class DestinationTask(TaskActor):
         self._finish(files)
 
     def _clean_up(self) -> None:
-        for message in self._order.clear():
-            message.admission.cancel()
+        self._order.clear()
         if self._opened and not self._committed:
             self._sink.abort()

@@ -45,7 +45,7 @@ class Batch(NamedTuple):
     """None when the steps so far left nothing of it; it still counts in the order."""
     rows_read: int
     admission: Admission
-    """Settled by whoever consumes the batch, or cancelled."""
+    """Settled by whoever consumes the batch; the end of the run takes back the others."""
     origin: ActorRef[Any]
     """The source task that waits for it to be consumed."""
     work_s: float

@@ -65,15 +65,10 @@ class ProcessorTask(TaskActor):
 
     def _on_batch(self, message: Batch) -> None:
         if self._state is not TaskState.RUNNING or message.batch is None:
-            message.admission.cancel()
             return
         self._working_on = message
         began_s = self._clock()
-        try:
-            result = self.process_batch(message.batch)
-        except BaseException:
-            message.admission.cancel()
-            raise
+        result = self.process_batch(message.batch)
         work_s = self._clock() - began_s
         self._batches += 1
         self._metrics.record_batch(message.rows_read, work_s)

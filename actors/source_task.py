@@ -118,8 +118,6 @@ class SourceTask(TaskActor):
         self._pump()
 
     def _clean_up(self) -> None:
-        for waiting in self._outbox:
-            waiting.admission.cancel()
         self._outbox.clear()
         self._reader.close()
 
@@ -149,12 +147,10 @@ class SourceTask(TaskActor):
             self._next_monitor_s = now_s + self.MONITOR_INTERVAL_S
             run.controller.poll_monitors()
         self._tell_progress(now_s)
-        rows = run.batcher.batch_size
-        alone = self._window == run.window  # nothing in flight: nobody would wake this task
-        least_rows = 1 if alone else run.least_rows
-        admission = run.controller.admit(self.name, rows, run.bytes_per_row, least_rows=least_rows)
+        alone = self._window == run.window
+        admission = run.admit(self.name, alone=alone)
         if admission is None:
-            wait_s = run.controller.seconds_until_credits(self.name, rows)
+            wait_s = run.controller.seconds_until_credits(self.name, run.batcher.batch_size)
             if wait_s is not None:  # a rate limit: no message will say that time has passed
                 self.context.wake_after(wait_s)
             elif alone:
@@ -164,13 +160,9 @@ class SourceTask(TaskActor):
     def _read(self, admission: Admission) -> None:
         run = self._run
         began_s = self._clock()
-        try:
-            read = self._reader.read(admission.rows)
-        except BaseException:
-            admission.cancel()
-            raise
+        read = self._reader.read(admission.rows)
         if not isinstance(read, BatchRead):
-            admission.cancel()
+            run.withdraw(admission)
             self._meter.read_s += self._clock() - began_s
             self._end(read)
             return
@@ -196,11 +188,7 @@ class SourceTask(TaskActor):
             run.note_read(admission, rows, nbytes)
         result: SharedDataBatch | None = batch
         if self._computes:
-            try:
-                result = self.process_batch(batch)
-            except BaseException:
-                admission.cancel()
-                raise
+            result = self.process_batch(batch)
             now_s = self._clock()
         message = Batch(partition, number, result, rows, admission, self.context.ref, now_s - began_s)
         if run.processor_tasks:
@@ -219,11 +207,7 @@ class SourceTask(TaskActor):
         self._in_chain = True
         self._chain.current = stage.name
         kernel_s = self._clock()
-        try:
-            output.write(stage.columns(batch), rows, row_offset)
-        except BaseException:
-            admission.cancel()
-            raise
+        output.write(stage.columns(batch), rows, row_offset)
         self._in_chain = False
         now_s = self._clock()
         meter = stage.meter

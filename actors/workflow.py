@@ -260,6 +260,7 @@ class WorkflowActor(Actor):
 
     def _conclude(self) -> None:
         assert self._ending is not None
+        self._run.end()
         if self._error is None:
             self._run.remember()
         self._change(self._ending)

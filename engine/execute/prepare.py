@@ -112,6 +112,7 @@ class PreparedRun:
         )
         for task in self.source_task_names:
             self.controller.register_task(task)
+        self._admitted: set[Admission] = set()
         self.contiguous = self._make_contiguous()
         self.began_s = clock()
         self.batch_curve = Curve()
@@ -161,8 +162,31 @@ class PreparedRun:
         first = len(self._worker_steps) + 1
         return Chain([self._stage(step, number) for number, step in enumerate(self._tail_steps, first)])
 
+    def admit(self, task: str, *, alone: bool) -> Admission | None:
+        """Admit the next batch of a source task, or None: then the task waits for a batch of its own to be consumed.
+
+        ``alone`` says that it has none on the way, so that nobody would wake it: then a single record will do.
+        """
+        least_rows = 1 if alone else self.least_rows
+        rows = self.batcher.batch_size
+        admission = self.controller.admit(task, rows, self.bytes_per_row, least_rows=least_rows)
+        if admission is not None:
+            self._admitted.add(admission)
+        return admission
+
+    def withdraw(self, admission: Admission) -> None:
+        """Take an admission back that was not used: there was nothing to read."""
+        self._admitted.discard(admission)
+        admission.cancel()
+
+    def end(self) -> None:
+        """Take back what was admitted and not consumed: batches of a run that failed or was stopped."""
+        while self._admitted:
+            self._admitted.pop().cancel()
+
     def settle(self, admission: Admission, rows: int, work_s: float) -> None:
         """Book a batch of ``rows`` input records as consumed; all work on it took ``work_s``."""
+        self._admitted.discard(admission)
         admission.settle(work_s)
         if rows:
             self.batcher.record_batch(rows, work_s)

@@ -137,6 +137,7 @@ class FakeSink:
         fail_commit: BaseException | None = None,
     ) -> None:
         self.keeps_batches = keeps_batches
+        self.changed = threading.Condition()
         self.calls: list[str] = []
         self.numbers: list[int] = []
         self.batch_rows: list[int] = []
@@ -154,8 +155,10 @@ class FakeSink:
 
     def write(self, batch: SharedDataBatch) -> None:
         self._before_write(batch)
-        self.numbers += batch.to_arrow().column(0).to_pylist()
-        self.batch_rows.append(batch.num_rows)
+        with self.changed:
+            self.numbers += batch.to_arrow().column(0).to_pylist()
+            self.batch_rows.append(batch.num_rows)
+            self.changed.notify_all()
 
     def commit(self) -> tuple[str, ...]:
         self.calls.append("commit")

@@ -38,8 +38,8 @@ def test_pausing_drains_and_resuming_goes_on(kit: SimpleNamespace, runtime: Loca
     workflow.ask(WorkflowActor.pause)
     assert workflow.ask(WorkflowActor.status).state is WorkflowState.PAUSED
     first.open()
-    while len(sink.numbers) < source.rows_read:  # what is inside drains
-        threading.Event().wait(0.001)
+    with sink.changed:  # what is inside drains
+        assert sink.changed.wait_for(lambda: len(sink.numbers) >= source.rows_read, kit.PATIENCE_S)
     assert source.rows_read <= run.window * 100
     workflow.ask(WorkflowActor.resume)
     assert workflow.ask(WorkflowActor.status).state is not WorkflowState.PAUSED
@@ -232,8 +232,8 @@ def test_a_cluster_without_nodes_deploys_nothing(kit: SimpleNamespace, runtime: 
 def test_a_cluster_that_was_ended_is_replaced(kit: SimpleNamespace, runtime: LocalRuntime) -> None:
     first = runtime.cluster
     first.stop()
-    while first.alive:
-        threading.Event().wait(0.001)
+    assert runtime.threads.wait_idle(kit.PATIENCE_S)
+    assert not first.alive
     sink = kit.FakeSink()
     runtime.deploy(kit.make_run(kit.make_plan(kit.FakeSource(), sink))).wait()
     assert len(sink.numbers) == 1000

@@ -129,25 +129,50 @@ def test_only_adaptive_heeds_memory_pressure() -> None:
     assert made.available_credits("t") == 1000
 
 
-def test_acquire_wakes_when_a_report_brings_credits() -> None:
-    made = controller(ManualClock(), initial_credits=500)
-    assert made.acquire("t", 500) == 500
-    waiting = threading.Event()
-    condition_made = made._waiting
+class TellingClock(ManualClock):
+    """Tells when it is read: the reader holds the controller's lock until it waits, so nobody can be too early."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.was_read = threading.Event()
+
+    def __call__(self) -> float:
+        self.was_read.set()
+        return self.now_s
+
+
+def acquire_on_a_thread(
+    made: BackpressureController, clock: TellingClock, n: int
+) -> tuple[threading.Thread, list[int]]:
     granted: list[int] = []
-
-    def consume() -> None:
-        waiting.set()
-        granted.append(made.acquire("t", 200))
-
-    thread = threading.Thread(target=consume)
+    clock.was_read.clear()
+    thread = threading.Thread(target=lambda: granted.append(made.acquire("t", n)))
     thread.start()
-    waiting.wait()
+    assert clock.was_read.wait(30)
+    return thread, granted
+
+
+def test_acquire_wakes_when_reports_bring_enough_credits() -> None:
+    clock = TellingClock()
+    made = controller(clock, initial_credits=500)
+    assert made.acquire("t", 500) == 500
+    thread, granted = acquire_on_a_thread(made, clock, 200)
     made.report_processing("t", 100, 0.01)
+    assert granted == []
     made.report_processing("t", 100, 0.01)
-    thread.join(timeout=10)
+    thread.join(30)
     assert granted == [200]
-    assert condition_made.keys() <= {"t"}
+
+
+def test_acquire_under_pressure_gets_the_minimum() -> None:
+    clock = TellingClock()
+    made = controller(clock, mode=CreditMode.ADAPTIVE, initial_credits=1000)
+    made.update_memory_pressure(1.0)
+    assert made.acquire("t", 100) == 100
+    thread, granted = acquire_on_a_thread(made, clock, 50)
+    made.report_processing("t", 100, 0.01)
+    thread.join(30)
+    assert granted == [50]
 
 
 def test_acquire_of_more_than_a_task_can_hold_gets_the_most_it_can() -> None:
@@ -173,16 +198,12 @@ def test_acquire_in_fixed_mode_waits_until_time_has_refilled_the_bucket() -> Non
 
 
 def test_acquire_returns_nothing_when_its_task_is_unregistered() -> None:
-    made = controller(ManualClock(), initial_credits=100)
+    clock = TellingClock()
+    made = controller(clock, initial_credits=100)
     made.request_credits("t", 100)
-    granted: list[int] = []
-    thread = threading.Thread(target=lambda: granted.append(made.acquire("t", 50)))
-    thread.start()
-    made_waiting = threading.Event()
-    while not made._waiting and thread.is_alive():  # until it waits: only then can it be woken
-        made_waiting.wait(0.001)
+    thread, granted = acquire_on_a_thread(made, clock, 50)
     made.unregister_task("t")
-    thread.join(timeout=10)
+    thread.join(30)
     assert granted == [0]
 
 
