@@ -267,7 +267,8 @@ def test_a_bad_expression_is_shown_with_a_caret(job: Job) -> None:
     text = HEAD + '[[steps]]\nfilter = "r.age > 3 and opn(r.name)" # why'
     assert message(job(text)) == (
         "job.toml:6: steps[0].filter: the function opn is not allowed here. "
-        "Functions: abs, all, any, bool, float, int, len, max, min, round, sum. Also math.sqrt and the other functions of math.\n"
+        "Functions: abs, all, any, bool, float, int, len, max, min, round, sum. "
+        "Also math.sqrt and the other functions of math.\n"
         '  6 | filter = "r.age > 3 and opn(r.name)" # why\n'
         "    |                         ^^^"
     )
