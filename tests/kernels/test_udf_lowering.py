@@ -164,3 +164,15 @@ def test_a_filter_keeps_the_metadata_of_the_schema() -> None:
     assert build_program([FilterStage(lambda r: r.age > 1)], schema).output_schema.metadata == {
         b"origin": b"here"
     }
+
+
+def test_a_helper_compiled_by_numba_is_inlined_like_any_other() -> None:
+    import numba
+
+    @numba.njit
+    def doubled(x: Any) -> Any:
+        return x * 2
+
+    program = build_program([MapStage(lambda r: {"x": doubled(r.price)})], SCHEMA)
+    assert program.output_schema.field("x").type == pa.float64()
+    assert "mul" in program.describe()
