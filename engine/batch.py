@@ -21,6 +21,7 @@ import pyarrow as pa
 from dataflare import apply, display, ingest
 from dataflare.kernels.errors import DeviceUnavailableError, OptionError, SchemaError
 from dataflare.kernels.memory import HostColumn
+from dataflare.kernels.memory.joining import join_columns
 from dataflare.kernels.memory.trimming import trimmed
 from dataflare.kernels.udf.stages import FilterStage, MapStage, WithColumnsStage
 from dataflare.schema import column_index, first_difference, merged_schema
@@ -268,11 +269,16 @@ class SharedDataBatch:
             metadata.update(part._metadata)
         rows = sum(part._num_rows for part in parts)
         filled = [part for part in parts if part._num_rows] or [first]
+        joined = join_columns(
+            [[part._column(position) for part in filled] for position in range(len(first._schema))]
+        )
         columns = [
             HostColumn.from_arrow(
                 ingest.one_array(name, [part._column(position).to_arrow() for part in filled])
             )
-            for position, name in enumerate(first._schema.names)
+            if column is None
+            else column
+            for position, (name, column) in enumerate(zip(first._schema.names, joined, strict=True))
         ]
         schema = merged_schema([part._schema for part in parts])
         return cls._new(schema, rows, list(columns), None, merged_mark, MappingProxyType(metadata))

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from dataflare.kernels.errors import SchemaError
 
-__all__ = ["HostColumn"]
+__all__ = ["HostColumn", "fixed_width_bytes"]
 
 _FIXED_WIDTH = frozenset(
     {
@@ -51,6 +51,13 @@ _OFFSETS_8_BYTES = frozenset({pa.lib.Type_LARGE_STRING, pa.lib.Type_LARGE_BINARY
 _VIEWS = frozenset({pa.lib.Type_STRING_VIEW, pa.lib.Type_BINARY_VIEW})
 _DICTIONARY = pa.lib.Type_DICTIONARY
 _ADDRESSABLE = _FIXED_WIDTH | _OFFSETS_4_BYTES | _OFFSETS_8_BYTES | _VIEWS | {_DICTIONARY}
+
+
+def fixed_width_bytes(data_type: pa.DataType) -> int | None:
+    """Return the bytes of one value; None for single bits and for types without a fixed width."""
+    if data_type.id not in _FIXED_WIDTH or data_type.bit_width % 8:
+        return None
+    return data_type.bit_width // 8
 
 
 class HostColumn:
