@@ -26,17 +26,17 @@ def main() -> None:
     """Compare, print a summary, and fail where a row differs."""
     written = sys.argv[1] if len(sys.argv) > 1 else "delayed.parquet"
     names = {"flights": str(FLIGHTS), "written": written}
-    for left, right, what in ((WRITTEN, EXPECTED, "not expected"), (EXPECTED, WRITTEN, "missing")):
-        difference = f"SELECT count(*) FROM ({left} EXCEPT ALL {right})"
-        (rows,) = duckdb.execute(difference, names).fetchone() or (0,)
-        if rows:
-            raise SystemExit(f"{written}: {rows} rows are {what}")
-    summary = duckdb.execute(
-        "SELECT count(*), round(avg(speed_mph), 1), sum(lost_minutes), sum((NOT arrived)::INT)"
-        f" FROM ({WRITTEN})",
-        {"written": written},
-    ).fetchone()
-    assert summary is not None
+    with duckdb.connect() as connection:
+        for left, right, what in ((WRITTEN, EXPECTED, "not expected"), (EXPECTED, WRITTEN, "missing")):
+            difference = f"SELECT count(*) FROM ({left} EXCEPT ALL {right})"
+            [(rows,)] = connection.execute(difference, names).fetchall()
+            if rows:
+                raise SystemExit(f"{written}: {rows} rows are {what}")
+        [summary] = connection.execute(
+            "SELECT count(*), round(avg(speed_mph), 1), sum(lost_minutes), sum((NOT arrived)::INT)"
+            f" FROM ({WRITTEN})",
+            {"written": written},
+        ).fetchall()
     rows, speed_mph, lost_minutes, not_arrived = summary
     print(
         f"DuckDB agrees on all {rows:,} rows of {written}: {speed_mph} mph on average, "
