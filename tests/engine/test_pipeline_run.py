@@ -490,7 +490,9 @@ class TestBadInput:
             flare.read_parquet(parquet_file).filter(lambda r: r.scoer > 1.0)
 
 
-def test_plain_python_runs_what_a_function_prints_and_the_cpu_refuses_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_python_runs_what_a_function_prints_and_the_cpu_refuses_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def shown(r: Any) -> Any:
         print("x is", r.x)
         return {"x": r.x}
