@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +57,7 @@ def assert_report(report: dict[str, object], benchmark: str) -> None:
     assert environment["cores"] >= 1
     assert environment["versions"]["numpy"]
     text = json.dumps(report)
-    assert os.uname().nodename not in text
+    assert not re.search(rf"\b{re.escape(platform.node())}\b", text)
     assert str(Path.home()) not in text
 
 
