@@ -134,8 +134,8 @@ def arrays(draw: st.DrawFn, data_type: Any, num_rows: int, *, nulls: bool = True
 
     A few values are drawn and spread over the rows, so that long arrays cost no more than short ones.
     """
-    pool = draw(st.lists(values(data_type), min_size=1, max_size=8))
-    share_of_nulls = draw(st.sampled_from([0.0, 0.0, 0.1, 0.5, 1.0])) if nulls else 0.0
+    pool = draw(st.lists(values(data_type), min_size=4, max_size=12))
+    share_of_nulls = draw(st.sampled_from([0.1, 0.0, 0.0, 0.1, 0.1, 0.2, 0.2, 0.4, 1.0])) if nulls else 0.0
     before = draw(st.sampled_from([0, 0, 1, 3, 8, 13]))
     chance = np.random.default_rng(draw(st.integers(0, 2**16)))
     total = before + num_rows + before % 3
@@ -185,10 +185,9 @@ def record_batches(
     """Draw a record batch of a schema, or of one that is drawn too; often empty or of one row."""
     if schema is None:
         schema = draw(schemas())
-    sizes = st.one_of(
-        st.integers(min_rows, max_rows), st.sampled_from([min_rows, min(min_rows + 1, max_rows)])
-    )
-    num_rows = draw(sizes)
+    edges = st.sampled_from([min_rows, min(min_rows + 1, max_rows)])
+    some = st.integers(min_rows, max_rows)
+    num_rows = draw(edges if draw(st.integers(0, 9)) == 9 else some)
     columns = [draw(arrays(field.type, num_rows, nulls=nulls)) for field in schema]
     if not columns:
         nothing: Any = pa.array([{}] * num_rows, pa.struct([]))

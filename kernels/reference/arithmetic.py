@@ -8,6 +8,7 @@ decimals are dealt with before these functions are called: see ``semantics``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "divide",
     "floor_divide",
     "float_kind",
+    "ieee_power",
     "integer_kind",
     "invert",
     "magnitude",
@@ -170,7 +172,21 @@ def power(a: Any, b: Any) -> Any:
     x, y = _hardware(a, b)
     if is_weak(b) and b == 2:
         return _float_result((a, b), x * x)
-    return _float_result((a, b), np.power(x, y))
+    return _float_result((a, b), ieee_power(float(x), float(y)))
+
+
+def ieee_power(x: float, y: float) -> float:
+    """Return C's pow(): not NumPy's, which takes a square root where y is 0.5 and so differs for -inf and -0.0."""
+    odd = y % 2 == 1 if math.isfinite(y) else False
+    negative = odd and math.copysign(1.0, x) < 0
+    try:
+        return math.pow(x, y)
+    except OverflowError:
+        return -math.inf if negative else math.inf
+    except ValueError:
+        if x == 0:
+            return -math.inf if negative else math.inf
+        return math.nan
 
 
 def shift_left(a: Any, b: Any) -> Any:

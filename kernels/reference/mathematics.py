@@ -16,6 +16,7 @@ import numpy as np
 from dataflare.kernels.reference.arithmetic import (
     common_float,
     float_kind,
+    ieee_power,
     integer_kind,
     magnitude,
     multiply,
@@ -156,7 +157,7 @@ MATH_FUNCTIONS: dict[Any, Function] = {
     math.isinf: _test("isinf", np.isinf),
     math.isnan: _test("isnan", np.isnan),
     math.lgamma: _function("lgamma", _never_raising(math.lgamma, math.inf)),
-    math.pow: _function("pow", np.power),
+    math.pow: _function("pow", ieee_power),
     math.trunc: _whole("trunc", np.trunc),
 }
 

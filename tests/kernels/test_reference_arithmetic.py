@@ -225,6 +225,23 @@ def test_mathematics_never_raises(name: str, argument: float, expected: float) -
     assert type(result) is np.float64
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [
+        (-math.inf, 0.5, math.inf),
+        (-0.0, 0.5, 0.0),
+        (-0.0, -1.0, -math.inf),
+        (0.0, -2.0, math.inf),
+        (-8.0, 1.0 / 3.0, math.nan),
+        (-1e300, 3.0, -math.inf),
+        (1.0, math.nan, 1.0),
+        (-1.0, math.inf, 1.0),
+    ],
+)
+def test_power_of_floats_is_cs_pow(x: float, y: float, expected: float) -> None:
+    assert bits(binary("**", np.float64(x), np.float64(y))) == bits(np.float64(expected))
+
+
 @pytest.mark.parametrize("name", ["sin", "exp", "log1p", "tanh", "atan", "cbrt", "erf", "lgamma"])
 @given(x=st.floats(0.001, 100))
 def test_mathematics_is_the_math_modules(name: str, x: float) -> None:
