@@ -23,7 +23,7 @@ from dataflare.testing import assert_batches_equal
 settings.register_profile(
     "dev", max_examples=20, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.register_profile("ci", parent=settings.get_profile("dev"), max_examples=100)
+settings.register_profile("ci", parent=settings.get_profile("dev"), max_examples=200)
 settings.register_profile("explore", parent=settings.get_profile("ci"), derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 

@@ -787,7 +787,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.timeout(1200)
 @settings(
-    max_examples=10 * settings.default.max_examples, phases=[Phase.generate]
+    max_examples=5 * settings.default.max_examples, phases=[Phase.generate]
 )  # other data is another chain
 @given(drawn=chains())
 def test_random_chains(

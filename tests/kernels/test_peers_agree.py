@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataflare.kernels.udf.stages import FilterStage, SelectStage, WithColumnsStage
@@ -125,6 +125,7 @@ def ask(run_on: Any, device: str, names: list[str], batch: pa.RecordBatch) -> pa
     return answers
 
 
+@settings(max_examples=min(50, settings.default.max_examples))
 @given(batch=batches())
 def test_duckdb_agrees(device: str, run_on: Any, batch: pa.RecordBatch) -> None:
     asked = {name: question.sql for name, question in QUESTIONS.items() if question.sql is not None}
@@ -136,6 +137,7 @@ def test_duckdb_agrees(device: str, run_on: Any, batch: pa.RecordBatch) -> None:
     assert_batches_equal(ours, theirs.cast(ours.schema))
 
 
+@settings(max_examples=min(50, settings.default.max_examples))
 @given(batch=batches())
 def test_polars_agrees(device: str, run_on: Any, batch: pa.RecordBatch) -> None:
     asked = {name: question.polars for name, question in QUESTIONS.items() if question.polars is not None}
@@ -146,6 +148,7 @@ def test_polars_agrees(device: str, run_on: Any, batch: pa.RecordBatch) -> None:
     assert_batches_equal(ours, theirs.cast(ours.schema))
 
 
+@settings(max_examples=min(50, settings.default.max_examples))
 @given(batch=batches())
 def test_filters_keep_the_same_rows(device: str, run_on: Any, batch: pa.RecordBatch) -> None:
     outcome = run_on(device, [FilterStage(lambda r: r.a > r.b and (r.p or r.s != "a"))], batch)
