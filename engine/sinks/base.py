@@ -51,6 +51,8 @@ class BatchSink(Protocol):
 
         Raises
         ------
+        DataError
+            The format cannot hold a value, such as a time beyond its range.
         SinkError
             It cannot be written, for instance because the disk is full; nothing is visible, call `abort`.
         """

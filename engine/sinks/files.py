@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
 
-from dataflare.kernels.errors import OptionError, SinkError
+from dataflare.kernels.errors import DataError, OptionError, SinkError
 from dataflare.sinks.staging import stage, write_failure
 
 if TYPE_CHECKING:
@@ -210,5 +210,10 @@ class FileSink(ABC):
             step()
         except SinkError:
             raise
+        except pa.ArrowInvalid as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"{self._staging.shown}: a value cannot be written as {self.format_name}: {reason}."
+            ) from error
         except OSError as error:
             raise write_failure(self._staging.shown, error, self._written_bytes + self._position()) from error

@@ -84,7 +84,7 @@ class SourcePartition(Protocol):
         -----
         Threading: one iterator belongs to one thread at a time; several partitions, or the same one twice,
         may be read at the same time from different threads. Between two batches the iterator holds at most
-        one block (for Parquet: about 16 MiB of decoded records, or one stretch of a larger row group), and
+        one block (for Parquet: about 24 MiB of decoded records, or one stretch of a larger row group), and
         reads nothing ahead by itself: reading ahead is the runtime's business.
         """
 

@@ -27,7 +27,7 @@ __all__ = ["ParquetPartition", "ParquetSource"]
 
 _SUFFIXES = (".parquet", ".pq", ".parq")
 # A block is what is decoded at once. Smaller ones cost calls, larger ones memory and cache misses.
-_BLOCK_BYTES = 16 * 2**20
+_BLOCK_BYTES = 24 * 2**20
 # One block, so that a run in order can decode the next ones meanwhile without keeping much. Over a network
 # opening a file takes a round trip.
 _LOCAL_PARTITION_BYTES = _BLOCK_BYTES
@@ -108,6 +108,11 @@ class ParquetSource:
             plan.info.decoded_bytes(group, names) for plan in self._plans() for group in plan.row_groups
         )
 
+    @property
+    def is_local(self) -> bool:
+        """Whether all files are on this machine: then a task may as well compute what it has just read."""
+        return all(file.is_local for file in self._catalog.files)
+
     def with_projection(self, names: Sequence[str]) -> Self:
         """Return the source with only these columns, in this order."""
         fields = [
@@ -120,7 +125,7 @@ class ParquetSource:
         return replace(self, _predicates=(*self._predicates, *predicates))
 
     def partitions(self) -> tuple[ParquetPartition, ...]:
-        """Return ranges of row groups of about 16 MiB in memory (remote: 64), in the order of files and rows.
+        """Return ranges of row groups of about 24 MiB in memory (remote: 64), in the order of files and rows.
 
         Raises
         ------
@@ -221,7 +226,7 @@ class ParquetPartition:
         return sum(self._info.metadata.row_group(group).num_rows for group in self.row_groups)
 
     def read(self, batch_rows: Callable[[], int]) -> Iterator[SharedDataBatch]:
-        """Decode about 16 MiB at a time and cut it; see `dataflare.sources.base.SourcePartition.read`."""
+        """Decode about 24 MiB at a time and cut it; see `dataflare.sources.base.SourcePartition.read`."""
         if not self.schema:
             for group in self.row_groups:
                 num_rows = self._info.metadata.row_group(group).num_rows

@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 
 from dataflare.kernels.errors import OptionError, ReadError
 from dataflare.sources.agreement import same_family
-from dataflare.sources.parquet_excerpt import build_excerpt, expected_type, has_known_layout
+from dataflare.sources.parquet_excerpt import build_excerpt, expected_type, has_known_layout, release_excerpt
 from dataflare.sources.paths import read_failure
 
 if TYPE_CHECKING:
@@ -155,7 +155,9 @@ class ParquetReader:
         """Decode whole row groups at once."""
         parts: list[pa.Table] = []
         if self._polars_names:
-            parts.append(self._decode(self._excerpt(row_groups), row_groups, None))
+            excerpt = self._excerpt(row_groups)
+            parts.append(self._decode(excerpt, row_groups, None))
+            release_excerpt(excerpt)
         if self._arrow_names:
             try:
                 parts.append(self._arrow().read_row_groups(list(row_groups), self._arrow_names))

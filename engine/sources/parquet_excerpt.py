@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
     from pyarrow._parquet import ColumnSchema  # as the stubs call it
 
-__all__ = ["build_excerpt", "expected_type", "has_known_layout"]
+__all__ = ["build_excerpt", "release_excerpt", "expected_type", "has_known_layout"]
 
 _MAGIC = b"PAR1"
 _PHYSICAL_TYPES = {
@@ -68,6 +69,10 @@ _PLAIN_TYPES: dict[str, Callable[[], pa.DataType]] = {
     "DOUBLE": pa.float64,
     "BYTE_ARRAY": pa.binary_view,
 }
+
+# Capacities are multiples, so that excerpts of about the same size can take each other's place.
+_EXCERPT_UNIT_BYTES = 2**20
+_KEPT_BYTES = 32 * 2**20
 
 # Thrift's compact protocol: what a field's low four bits say.
 _TRUE, _FALSE, _I32, _I64, _BINARY, _LIST, _STRUCT = 1, 2, 5, 6, 8, 9, 12
@@ -153,16 +158,55 @@ def build_excerpt(
     footer.stop()
     tail = bytes(footer.data) + len(footer.data).to_bytes(4, "little") + _MAGIC
 
-    excerpt = io.BytesIO()
-    excerpt.seek(position + len(tail) - 1)
-    excerpt.write(b"\0")  # sized once, so that every chunk is read straight to its place
+    excerpt = _free_excerpts.take(position + len(tail))
+    # A decoder that still holds the bytes of an earlier use does no harm: BytesIO then writes to a copy.
     with excerpt.getbuffer() as buffer:
         buffer[: len(_MAGIC)] = _MAGIC
         for offset, size_bytes, place in copies:
             read_into(offset, buffer[place : place + size_bytes])
-        buffer[position:] = tail
-    excerpt.seek(0)
+        buffer[-len(tail) :] = tail  # what is between the chunks and the footer belongs to neither
     return excerpt
+
+
+def release_excerpt(excerpt: io.BytesIO) -> None:
+    """Give an excerpt's memory back when nobody reads it any more: fresh pages cost as much as reading the file."""
+    _free_excerpts.give(excerpt)
+
+
+class _FreeExcerpts:
+    """Keeps the memory of some excerpts for the next ones."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: list[tuple[int, io.BytesIO]] = []
+
+    def take(self, size_bytes: int) -> io.BytesIO:
+        with self._lock:
+            for place, (capacity_bytes, excerpt) in enumerate(self._free):
+                if size_bytes <= capacity_bytes <= 2 * size_bytes + _EXCERPT_UNIT_BYTES:
+                    del self._free[place]
+                    return excerpt
+        capacity_bytes = -(-size_bytes // _EXCERPT_UNIT_BYTES) * _EXCERPT_UNIT_BYTES
+        excerpt = io.BytesIO()
+        excerpt.seek(capacity_bytes - 1)
+        excerpt.write(b"\0")  # sized once, so that every chunk is read straight to its place
+        excerpt.seek(0)
+        return excerpt
+
+    def give(self, excerpt: io.BytesIO) -> None:
+        capacity_bytes = len(excerpt.getbuffer())
+        excerpt.seek(0)
+        with self._lock:
+            self._free.insert(0, (capacity_bytes, excerpt))
+            kept_bytes = 0
+            for place, (each_bytes, _) in enumerate(self._free):
+                kept_bytes += each_bytes
+                if kept_bytes > _KEPT_BYTES:
+                    del self._free[place:]
+                    break
+
+
+_free_excerpts = _FreeExcerpts()
 
 
 def _write_schema(footer: _Writer, schema: pq.ParquetSchema, leaves: Sequence[int]) -> None:

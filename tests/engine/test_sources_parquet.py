@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dataflare.kernels.errors import ColumnNotFoundError, OptionError, ReadError, SchemaMismatchError
@@ -35,7 +35,7 @@ FLAT = pa.schema(
         ("string_view", pa.string_view()),
         ("decimal small", pa.decimal128(9, 2)),
         ("decimal medium", pa.decimal128(18, 4)),
-        ("decimal large", pa.decimal128(38, 10)),
+        ("decimal large", pa.decimal128(28, 10)),
     ]
 )
 OTHERS = pa.schema(
@@ -86,6 +86,7 @@ def test_every_flat_type_comes_back_the_same_from_both_decoders(
 ) -> None:
     if version != "2.6":  # which round nanoseconds
         batch = batch.select([name for name in batch.schema.names if not name.endswith(" ns")])
+        assume(batch.num_columns)
     with tempfile.TemporaryDirectory() as folder:
         path = write(
             Path(folder, "a.parquet"),

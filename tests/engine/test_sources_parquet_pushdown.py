@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from dataflare.kernels.udf.program import build_program
@@ -85,7 +85,8 @@ def cases(draw: st.DrawFn) -> tuple[pa.Array[Any], str, Any, int]:
     array = draw(arrays(kind, draw(st.integers(1, 40))))
     if not pa.types.is_timestamp(kind) and draw(st.booleans()):
         # Sorted data is what skipping is for.
-        array = array.take(pa.compute.sort_indices(array))
+        plain = array.cast(pa.string()) if kind == pa.string_view() else array  # which lacks both functions
+        array = plain.take(pa.compute.sort_indices(plain)).cast(kind)
     present = (
         [] if pa.types.is_temporal(kind) else [value for value in array.to_pylist() if value is not None]
     )
@@ -105,7 +106,10 @@ def test_no_record_that_passes_is_lost(run_on: Any, case: tuple[pa.Array[Any], s
     expected = run_on("python", stages, table.combine_chunks().to_batches()[0]).batch["n"].to_pylist()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.parquet")
-        pq.write_table(table, path, row_group_size=group_rows)
+        try:
+            pq.write_table(table, path, row_group_size=group_rows)
+        except pa.ArrowInvalid:  # Parquet has no seconds, and milliseconds do not reach as far
+            reject()
         source = ParquetSource.open(path, decoder="pyarrow").with_predicates(program.pushdown)
         left = [
             n for part in source.partitions() for b in part.read(lambda: 1000) for n in b["n"].to_pylist()
