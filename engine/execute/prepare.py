@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["PreparedRun", "prepare_run"]
 
 _FIRST_BATCH_BYTES = 4 << 20
-_FIRST_BATCH_IN_MEMORY_BYTES = 16 << 20  # nothing is held in memory for it but its result
+_FIRST_BATCH_IN_MEMORY_BYTES = 24 << 20  # nothing is held in memory for it but its result
 _LEAST_ROWS = 1024
 _LEAST_ROWS_A_TASK = 32_768  # below this a second core costs more to wake than it computes
 _UNBOUNDED_CREDITS = 1 << 50
@@ -276,7 +276,10 @@ class PreparedRun:
         first_bytes = _FIRST_BATCH_IN_MEMORY_BYTES if self.in_memory else _FIRST_BATCH_BYTES
         first = int(first_bytes / bytes_per_row) // 64 * 64
         least = min(max(first, _LEAST_ROWS), MOST_ROWS)
-        return AdaptiveBatcher(AdaptiveBatchingConfig(initial_size=least), self.clock, start=found)
+        # Data in memory waits for nobody, and a smaller batch only costs more turns: from here sizes can only grow.
+        floor = least if self.in_memory else AdaptiveBatchingConfig().min_size
+        config = AdaptiveBatchingConfig(initial_size=least, min_size=floor)
+        return AdaptiveBatcher(config, self.clock, start=found)
 
     def _key(self) -> str:
         steps = [

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataflare.kernels.dtypes import is_string, value_type
-from dataflare.kernels.udf.ir import StringOp
+from dataflare.kernels.udf.ir import StringOp, nodes_of
 from dataflare.kernels.udf.program import Lowered, Output, RecordProgram
 
 __all__ = ["ColumnForm", "ColumnLayout", "OutputLayout", "ProgramLayout", "fixed_width_bytes", "layout_of"]
@@ -151,19 +151,9 @@ def layout_of(program: RecordProgram, lowered: Lowered) -> ProgramLayout:
 
 def string_ops(lowered: Lowered) -> tuple[StringOp, ...]:
     """Return the string operations of a variant, each once, in order of first use."""
-    found: dict[StringOp, None] = {}
-    seen: set[int] = set()
-    pending = [node for _, node in reversed(lowered.roots)]
-    while pending:
-        node = pending.pop()
-        if node.index in seen:
-            continue
-        seen.add(node.index)
-        if node.op == "string_op":
-            found[node.attr] = None
-        elif node.op == "loop":
-            pending.extend(node.attr.nexts)
-        pending.extend(reversed(node.args))
+    found = dict.fromkeys(
+        node.attr for node in nodes_of(n for _, n in lowered.roots) if node.op == "string_op"
+    )
     return tuple(found)
 
 

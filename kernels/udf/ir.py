@@ -12,13 +12,13 @@ Nodes are hash-consed: equal computations are one node, across the stages of a c
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from dataflare.kernels.dtypes import BOOL, INT64, ValueType
 
-__all__ = ["Graph", "Loop", "Node", "StringLeaf", "StringOp", "to_text"]
+__all__ = ["Graph", "Loop", "Node", "StringLeaf", "StringOp", "nodes_of", "to_text"]
 
 
 class Node:
@@ -275,6 +275,21 @@ def _outer_nodes(loop: Loop) -> list[Node]:
         if node.op == "loop":
             pending.extend(node.attr.nexts)
     return found
+
+
+def nodes_of(roots: Iterable[Node]) -> Iterator[Node]:
+    """Yield every node that the roots need, bodies of loops included, each once."""
+    seen: set[int] = set()
+    pending = list(roots)[::-1]
+    while pending:
+        node = pending.pop()
+        if node.index in seen:
+            continue
+        seen.add(node.index)
+        yield node
+        if node.op == "loop":
+            pending.extend(node.attr.nexts)
+        pending.extend(reversed(node.args))
 
 
 def to_text(roots: Iterable[tuple[str, Node]], column_names: tuple[str, ...] = ()) -> str:

@@ -92,12 +92,7 @@ class Loops(Invocations):
         self.scope.position = statement
         mask, environment = exits[-1]
         for other_mask, other in reversed(exits[:-1]):
-            result = environment.get(RESULT, other.get(RESULT))
-            environment = self.merge(
-                other_mask,
-                other if RESULT in other or result is None else {**other, RESULT: result},
-                environment if RESULT in environment or result is None else {**environment, RESULT: result},
-            )
+            environment = self.merge(other_mask, other, environment)
             mask = self.graph.op("or", BOOL, other_mask, mask)
         return mask, environment
 
@@ -256,7 +251,9 @@ class Loops(Invocations):
         flag = self.scope.truth(self.environment.pop(RETURNED, Constant(False)))
         if flag is self.graph.false:
             return True
-        value = self.environment.pop(RESULT)
+        value = self.environment.pop(RESULT, Unbound())
+        if isinstance(value, Unbound):  # every return is unreachable
+            return True
         if self.loops:
             self.environment[RETURNED] = Constant(False)  # the records that go on have not returned
         here = self.graph.both(self.mask, flag) or self.graph.true
@@ -275,6 +272,11 @@ class Loops(Invocations):
         merged: Environment = {}
         for name in dict.fromkeys((*then, *otherwise)):
             a, b = then.get(name, Unbound()), otherwise.get(name, Unbound())
+            if name == RETURNED:  # not set means that no record has returned
+                a, b = (Constant(False) if isinstance(v, Unbound) else v for v in (a, b))
+            elif name == RESULT and (isinstance(a, Unbound) or isinstance(b, Unbound)):
+                merged[name] = b if isinstance(a, Unbound) else a  # of the others nobody reads it
+                continue
             if isinstance(a, Unbound) or isinstance(b, Unbound):
                 merged[name] = Unbound()
                 continue

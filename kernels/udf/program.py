@@ -20,7 +20,7 @@ import pyarrow as pa
 from dataflare.kernels.dtypes import BOOL, INT32, ValueType, arrow_type, is_string, value_type
 from dataflare.kernels.errors import ColumnNotFoundError, SchemaError
 from dataflare.kernels.udf.capture import function_key
-from dataflare.kernels.udf.ir import Node, StringLeaf, to_text
+from dataflare.kernels.udf.ir import Node, StringLeaf, nodes_of, to_text
 from dataflare.kernels.udf.lower import lower_function
 from dataflare.kernels.udf.scope import Scope
 from dataflare.kernels.udf.source import describe_function, function_ast
@@ -404,20 +404,11 @@ def _text_output(name: str, value: Text, schema: pa.Schema) -> Output:
 def _columns_of(roots: list[Node]) -> set[int]:
     """Return the numbers of all columns that nodes read."""
     found: set[int] = set()
-    seen: set[int] = set()
-    pending = list(roots)
-    while pending:
-        node = pending.pop()
-        if node.index in seen:
-            continue
-        seen.add(node.index)
+    for node in nodes_of(roots):
         if node.op in ("load", "valid"):
             found.add(node.attr)
         elif node.op == "string_op":
             found.update(leaf.column for leaf in node.attr.leaves if leaf.column is not None)
-        elif node.op == "loop":
-            pending.extend(node.attr.nexts)
-        pending.extend(node.args)
     return found
 
 
