@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["PreparedRun", "prepare_run"]
 
 _FIRST_BATCH_BYTES = 4 << 20
-_FIRST_BATCH_IN_MEMORY_BYTES = 24 << 20  # nothing is held in memory for it but its result
+_FIRST_BATCH_IN_MEMORY_BYTES = 48 << 20  # nothing is held in memory for it but its result
 _LEAST_ROWS = 1024
 _LEAST_ROWS_A_TASK = 32_768  # below this a second core costs more to wake than it computes
 _UNBOUNDED_CREDITS = 1 << 50

@@ -145,7 +145,7 @@ class SharedReader:
     """
 
     ALIGNMENT_ROWS = 64
-    LEAST_ROWS = 32_768
+    LEAST_ROWS = 131_072
     _WHOLE_ROWS = 1 << 62
 
     def __init__(
