@@ -79,6 +79,7 @@ class CollectSink:
             rows = sum(batch.num_rows for batch in self._batches)
             return pa.table({"": pa.nulls(rows)}).select([])
         chunks = [
-            pa.RecordBatch.from_arrays(batch.to_arrow().columns, schema=schema) for batch in self._batches
+            pa.RecordBatch.from_arrays([column.to_arrow() for column in batch._columns], schema=schema)
+            for batch in self._batches
         ]
         return pa.Table.from_batches(chunks, schema)
