@@ -351,8 +351,9 @@ class _Variant:
                 sources.append(pa.scalar(leaf.text, data_type))
                 continue
             column = columns[self._positions[leaf.column]]
-            array = (column if chosen is None else chosen.apply(column)).to_arrow()
-            sources.append(array if array.type == data_type else array.cast(data_type))
+            if column.type != data_type:  # before the filter: Arrow has none for string views
+                column = HostColumn.from_arrow(column.to_arrow().cast(data_type))
+            sources.append((column if chosen is None else chosen.apply(column)).to_arrow())
         if len(sources) == 1 and out.output.sources[0].column is None:
             sources = [pa.repeat(sources[0], codes.length)]
         return HostColumn.from_arrow(pc.choose(codes.to_arrow(), *sources))
