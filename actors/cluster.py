@@ -83,7 +83,9 @@ class ClusterActor(Actor):
         if not self._nodes:
             raise RunError("the cluster has no node to run on; register_node first.")
         me = self.context.ref
-        workflow = self.context.runtime.spawn(lambda: WorkflowActor(run, me, completion), run.run_id)
+        workflow = self.context.runtime.spawn(
+            lambda: WorkflowActor(run, me, completion), run.run_id, quick=not subscribers
+        )
         self._running[run.run_id] = workflow
         self._status[run.run_id] = WorkflowStatus(WorkflowState.CREATED)
         for subscriber in subscribers:

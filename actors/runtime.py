@@ -51,8 +51,12 @@ class ActorRef(Generic[A]):
 class ActorRuntime(Protocol):
     """Starts actors."""
 
-    def spawn(self, actor: Callable[[], A], name: str) -> ActorRef[A]:
-        """Start an actor that ``actor`` makes, and return its address."""
+    def spawn(self, actor: Callable[[], A], name: str, *, quick: bool = False) -> ActorRef[A]:
+        """Start an actor that ``actor`` makes, and return its address.
+
+        ``quick`` promises that it handles every message in microseconds, waits for nothing and calls no code of
+        the user: a runtime may then do without a thread for it.
+        """
 
 
 class ActorContext(Protocol):

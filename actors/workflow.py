@@ -132,7 +132,9 @@ class WorkflowActor(Actor):
         """Make the tasks and connect them. created → initialized."""
         self._require("initialize", WorkflowState.CREATED)
         run, runtime, me = self._run, self.context.runtime, self.context.ref
-        destination = runtime.spawn(lambda: DestinationTask("destination", run, me), "destination")
+        destination = runtime.spawn(
+            lambda: DestinationTask("destination", run, me), "destination", quick=run.sink_is_quick
+        )
         self._destination = destination
         self._tasks["destination"] = destination
         for number in range(run.processor_tasks):
@@ -189,7 +191,7 @@ class WorkflowActor(Actor):
     def subscribe_progress(self, callback: Callable[[ProgressEvent], object]) -> None:
         """Call ``callback`` with a `ProgressEvent` now and then, and at the end.
 
-        It runs on the workflow's thread and should be quick. An error that it raises fails the run.
+        It runs on a thread of the workflow and should be quick. An error that it raises fails the run.
         """
         self._subscribers.append(callback)
 
@@ -209,8 +211,13 @@ class WorkflowActor(Actor):
         self, kind: Callable[..., T], name: str, destination: ActorRef[DestinationTask]
     ) -> ActorRef[T]:
         run, me = self._run, self.context.ref
-        task = self.context.runtime.spawn(lambda: kind(name, run, me), name)
-        task.post(TaskActor.add_downstream, destination)
+
+        def make() -> T:
+            task = kind(name, run, me)
+            task.add_downstream(destination)
+            return task
+
+        task = self.context.runtime.spawn(make, name)
         destination.post(DestinationTask.add_follower, task)
         self._tasks[name] = task
         return task

@@ -139,6 +139,11 @@ class PreparedRun:
         return self.plan.sink.description
 
     @property
+    def sink_is_quick(self) -> bool:
+        """Whether what runs at the end only puts batches into a list: not worth a thread of its own."""
+        return bool(getattr(self.plan.sink, "is_quick", False)) and not self._tail_steps
+
+    @property
     def source_task_names(self) -> list[str]:
         """Names of the tasks that read."""
         kind = "worker" if self.fused else "source"

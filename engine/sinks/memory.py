@@ -21,6 +21,8 @@ class CollectSink:
 
     keeps_batches = True
     """What is written stays in memory until the sink is gone."""
+    is_quick = True
+    """Writing neither waits nor works: no thread is worth it."""
 
     def __init__(self) -> None:
         self._schema: pa.Schema | None = None
