@@ -56,7 +56,7 @@ class _Reply(NamedTuple):
 
 
 class _Inbox:
-    """pykka's inbox protocol over a `Mailbox`. The first message starts the actor: so a thread wakes once, not twice."""
+    """pykka's inbox protocol over a `Mailbox`. The first message starts the actor: its thread wakes once, not twice."""
 
     __slots__ = ("_lock", "_start", "mailbox")
 

@@ -23,13 +23,14 @@ from dataflare.actors.messages import (
 from dataflare.actors.runtime import ActorRef
 from dataflare.actors.task import TaskActor, TaskState
 from dataflare.control.backpressure import Admission
-from dataflare.execute.chain import Chain, ComputeStage
+from dataflare.execute.chain import Chain
 from dataflare.execute.meters import StageMeter
 from dataflare.execute.reading import BatchRead, PartitionRead
 
 if TYPE_CHECKING:
     from dataflare.batch import SharedDataBatch
     from dataflare.execute.prepare import PreparedRun
+    from dataflare.kernels.backend import SharedWorker
 
 __all__ = ["SourceTask"]
 
@@ -50,6 +51,7 @@ class SourceTask(TaskActor):
         self._reader = run.make_reader()
         self._chain = Chain(())
         self._computes = False
+        self._worker: SharedWorker | None = None
         self._meter = StageMeter(run.source_name, "source")
         self._window = run.window
         self._ready: deque[ActorRef[Any]] = deque()
@@ -79,6 +81,8 @@ class SourceTask(TaskActor):
 
     def where(self) -> tuple[str, str]:
         """Return the stage and the place in the source."""
+        if self._worker is not None:
+            return self._run.source_name, f"batch {self._meter.batches} of {self.name}"
         if self._in_chain:
             return self._chain.current, f"batch {self._read_number} of {self._reader.place}"
         return self._run.source_name, self._reader.place
@@ -94,6 +98,8 @@ class SourceTask(TaskActor):
         if self._run.fused:
             self._chain = self._run.make_worker_chain()
             self._computes = bool(self._chain.stages)
+        if self._run.contiguous is not None:
+            self._worker = self._run.contiguous.worker()
         self._state = TaskState.RUNNING
         self._pump()
 
@@ -138,7 +144,10 @@ class SourceTask(TaskActor):
             admission = self._admit()
             if admission is None:
                 return
-            self._read(admission)
+            if self._worker is not None:
+                self._work(self._worker, admission)
+            else:
+                self._read(admission)
 
     def _admit(self) -> Admission | None:
         run = self._run
@@ -166,7 +175,7 @@ class SourceTask(TaskActor):
             self._meter.read_s += self._clock() - began_s
             self._end(read)
             return
-        partition, number, batch, row_offset = read
+        partition, number, batch, _ = read
         rows = batch.num_rows
         admission.shrink(rows)
         self._window -= 1
@@ -179,9 +188,6 @@ class SourceTask(TaskActor):
         meter.read_s += now_s - began_s
         run.note_batch(now_s, rows)
         self._metrics.record_batch(rows, now_s - began_s)
-        if run.contiguous is not None:
-            self._compute_in_place(admission, batch, row_offset, began_s)
-            return
         if not run.in_memory:
             nbytes = batch.nbytes
             meter.bytes_in += nbytes
@@ -196,42 +202,38 @@ class SourceTask(TaskActor):
         else:
             self._downstream[0].tell(message)
 
-    def _compute_in_place(
-        self, admission: Admission, batch: SharedDataBatch, row_offset: int, began_s: float
-    ) -> None:
-        """Write the result of a batch to its place in the one output; the destination gets the whole."""
-        output = self._run.contiguous
+    def _work(self, worker: SharedWorker, admission: Admission) -> None:
+        """Work on the next records of the one output that all tasks share; the destination gets the whole."""
+        run = self._run
         stage = self._chain.stages[0]
-        assert output is not None and isinstance(stage, ComputeStage)
-        rows = batch.num_rows
-        self._in_chain = True
-        self._chain.current = stage.name
-        kernel_s = self._clock()
-        output.write(stage.columns(batch), rows, row_offset)
-        self._in_chain = False
+        began_s = self._clock()
+        rows, kept = worker.work(min(admission.rows, run.turn_rows))
         now_s = self._clock()
-        meter = stage.meter
-        meter.batches += 1
-        meter.rows_in += rows
-        meter.rows_out += rows
-        meter.kernel_s += now_s - kernel_s
-        self._window += 1
-        self._run.settle(admission, rows, now_s - began_s)
-        if output.note_written(rows):
-            self._deliver()
+        if not rows:
+            run.withdraw(admission)
+            self._exhausted = True
+            return
+        admission.shrink(min(rows, admission.rows))
+        for meter, rows_out in ((self._meter, rows), (stage.meter, kept)):
+            meter.batches += 1
+            meter.rows_in += rows
+            meter.rows_out += rows_out
+        stage.meter.kernel_s += now_s - began_s
+        run.note_batch(now_s, rows)
+        self._metrics.record_batch(rows, now_s - began_s)
+        run.settle(admission, rows, now_s - began_s)
+        assert run.contiguous is not None
+        if run.contiguous.note_done(rows):
+            self._deliver(stage.meter)
 
     def _end(self, read: PartitionRead | None) -> None:
         if read is None:
             self._exhausted = True
             return
-        output = self._run.contiguous
-        if output is None:
-            self._downstream[0].tell(PartitionEnd(read.partition, read.batches))
-        elif output.note_end(read.rows):
-            self._deliver()
+        self._downstream[0].tell(PartitionEnd(read.partition, read.batches))
 
-    def _deliver(self) -> None:
-        batch = self._run.whole_result()
+    def _deliver(self, meter: StageMeter) -> None:
+        batch, meter.rows_dropped_null_predicate = self._run.whole_result()
         admission = Admission(self._run.controller, self.name, 0, None)
         self._downstream[0].tell(Batch(0, 0, batch, 0, admission, self.context.ref, 0.0))
         self._downstream[0].tell(PartitionEnd(0, 1))

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, settings
 
-from dataflare.kernels.backend import compile_program
+from dataflare.kernels.backend import CompiledProgram, InputBlock, compile_program
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.udf.program import build_program
 from dataflare.kernels.udf.stages import Stage
@@ -65,16 +65,30 @@ def _run(device: str, stages: Sequence[Stage], batch: pa.RecordBatch) -> Outcome
     columns = [HostColumn.from_arrow(batch.column(name)) for name in program.required_columns]
     result = compiled.run(columns, batch.num_rows)
     made = _batch(program.output_schema, result.columns, result.num_rows)
-    if compiled.can_run_into:  # the same rows in two pieces, into one block
-        block = compiled.allocate(batch.num_rows)
-        cut = min(64, batch.num_rows)
-        compiled.run_into([column.slice(0, cut) for column in columns], cut, block, 0)
-        if batch.num_rows > cut:
-            rest = batch.num_rows - cut
-            compiled.run_into([column.slice(cut, rest) for column in columns], rest, block, cut)
-        pieces = _batch(program.output_schema, block.columns(batch.num_rows), batch.num_rows)
-        assert_batches_equal(pieces, made)
+    _check_shared(compiled, columns, batch.num_rows, made, result.rows_dropped_null_predicate)
     return Outcome(made, result.rows_dropped_null_predicate)
+
+
+def _check_shared(
+    compiled: CompiledProgram,
+    columns: Sequence[HostColumn],
+    num_rows: int,
+    made: pa.RecordBatch,
+    dropped: int,
+) -> None:
+    """Run the same rows in two blocks that two workers share, where the program allows it: the same result."""
+    cut = min(64, num_rows)
+    pieces = [(0, cut), (cut, num_rows - cut)] if num_rows > cut else [(0, cut)]
+    blocks = [InputBlock(tuple(c.slice(first, rows) for c in columns), rows) for first, rows in pieces]
+    shared = compiled.share(blocks)
+    if shared is None or not num_rows:
+        return
+    workers = [shared.worker(), shared.worker()]
+    while sum([worker.work(1)[0] for worker in workers]):
+        pass
+    result = shared.result()
+    assert_batches_equal(_batch(made.schema, result.columns, result.num_rows), made)
+    assert result.rows_dropped_null_predicate == dropped
 
 
 def _batch(schema: pa.Schema, columns: Sequence[HostColumn], num_rows: int) -> pa.RecordBatch:

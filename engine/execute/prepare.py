@@ -27,6 +27,7 @@ from dataflare.execute.feasibility import StageNeed, require_feasible
 from dataflare.execute.reading import PartitionQueue, PartitionReader, Reader, SharedReader
 from dataflare.execute.widths import row_bytes
 from dataflare.kernels.errors import DataFlareError, MemoryLimitError, RunError
+from dataflare.kernels.memory.pool import default_pool
 from dataflare.observe.curve import Curve
 from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan, PhysicalStep
 
@@ -41,6 +42,7 @@ _FIRST_BATCH_BYTES = 4 << 20
 _FIRST_BATCH_IN_MEMORY_BYTES = 48 << 20  # nothing is held in memory for it but its result
 _LEAST_ROWS = 1024
 _LEAST_ROWS_A_TASK = 32_768  # below this a second core costs more to wake than it computes
+_LEAST_TURNS = 4
 _UNBOUNDED_CREDITS = 1 << 50
 _run_numbers = itertools.count(1)
 
@@ -114,6 +116,10 @@ class PreparedRun:
             self.controller.register_task(task)
         self._admitted: set[Admission] = set()
         self.contiguous = self._make_contiguous()
+        self.turn_rows = max(
+            SharedReader.LEAST_ROWS, -(-(self.num_rows or 0) // (_LEAST_TURNS * self.workers))
+        )
+        """Records that a task works on before it looks at its mailbox again, where all share one output."""
         self.began_s = clock()
         self.batch_curve = Curve()
         self.credit_curve = Curve()
@@ -125,7 +131,7 @@ class PreparedRun:
                 tasks=self.workers,
                 limit_rows=self.limit_rows,
                 num_rows=self.num_rows,
-                exact=options.batching is not None and self.contiguous is None,
+                exact=options.batching is not None,
             )
 
     @property
@@ -234,13 +240,14 @@ class PreparedRun:
                 "memory_limit."
             )
 
-    def whole_result(self) -> SharedDataBatch:
-        """Return the one output that all tasks wrote into, once it is complete."""
+    def whole_result(self) -> tuple[SharedDataBatch, int]:
+        """Return the one output that all tasks wrote into, once it is complete, and how many nulls dropped a record."""
         from dataflare.batch import SharedDataBatch
 
-        assert self.contiguous is not None
-        columns, rows = self.contiguous.columns()
-        return SharedDataBatch._from_columns(self.contiguous.schema, columns, rows)
+        assert self.contiguous is not None and self.plan.schema is not None
+        result = self.contiguous.result()
+        batch = SharedDataBatch._from_columns(self.plan.schema, result.columns, result.num_rows)
+        return batch, result.rows_dropped_null_predicate
 
     def place_of(self, partition: int, number: int) -> str:
         """Name a batch, for error messages."""
@@ -308,19 +315,25 @@ class PreparedRun:
     def _make_contiguous(self) -> ContiguousOutput | None:
         """Return one output for all tasks, where the program, the source and the sink allow it."""
         steps = self._worker_steps
-        if not (self.in_memory and len(steps) == 1 and not self._tail_steps and self.num_rows):
+        if not (self.in_memory and len(steps) == 1 and not self._tail_steps):
+            return None
+        if not self.num_rows or self.num_rows <= SharedReader.LEAST_ROWS or self.options.batching is not None:
             return None
         if not getattr(self.plan.sink, "keeps_batches", False) or not isinstance(steps[0], ComputeStep):
             return None
         compiled = self._compiled[id(steps[0])]
-        if not (compiled.program.row_preserving and compiled.can_run_into):
+        reader = PartitionReader(PartitionQueue(self.partitions, self.limit_rows))
+        output = ContiguousOutput.over(compiled, list(reader.whole()), ComputeStage("", compiled).columns)
+        if output is None:
             return None
-        sizes = [partition.num_rows for partition in self.partitions[:-1]]
-        if any(size is None or size % ContiguousOutput.ALIGNMENT_ROWS for size in sizes):
-            return None
-        self.keep(math.ceil(self.num_rows * self._out_bytes_per_row))
+        if compiled.program.row_preserving:
+            self.keep(output.capacity_bytes)
+        elif output.capacity_bytes > default_pool().limit_bytes or not self.budget.reserve(
+            "result", output.capacity_bytes
+        ):
+            return None  # what a filter keeps may be a fraction: by batches it takes no more than that
         self.bytes_per_row = 0.0  # batches allocate nothing any more
-        return ContiguousOutput(compiled, self.num_rows)
+        return output
 
 
 def prepare_run(plan: PhysicalPlan, options: RunOptions, clock: Clock = time.monotonic) -> PreparedRun:

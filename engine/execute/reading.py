@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchRead", "PartitionQueue", "PartitionReader", "PartitionRead", "Reader", "SharedReader"]
 
+WHOLE_ROWS = 1 << 62
+"""As many records as there are."""
+
 
 class BatchRead(NamedTuple):
     """One batch, and its place in the source."""
@@ -121,6 +124,12 @@ class PartitionReader:
         self._offset += batch.num_rows
         return read
 
+    def whole(self) -> Iterator[SharedDataBatch]:
+        """Read everything that is left, in batches as large as the source has them."""
+        while (read := self.read(WHOLE_ROWS)) is not None:
+            if isinstance(read, BatchRead):
+                yield read.batch
+
     def close(self) -> None:
         """Close the open partition."""
         self._closed = True
@@ -146,7 +155,6 @@ class SharedReader:
 
     ALIGNMENT_ROWS = 64
     LEAST_ROWS = 131_072
-    _WHOLE_ROWS = 1 << 62
 
     def __init__(
         self,
@@ -159,6 +167,7 @@ class SharedReader:
     ) -> None:
         self._lock = threading.Lock()
         self._reader = PartitionReader(PartitionQueue(partitions, limit_rows))
+        self._blocks = self._reader.whole()
         self._share = 2 * tasks
         self._exact = exact
         self._left = num_rows
@@ -213,13 +222,13 @@ class SharedReader:
             self._reader.close()
 
     def _next_block(self) -> bool:
-        while (read := self._reader.read(self._WHOLE_ROWS)) is not None:
-            if isinstance(read, BatchRead):
-                self._block = read.batch
-                self._block_rows = read.batch.num_rows
-                self._block_start = 0
-                return True
-        return False
+        block = next(self._blocks, None)
+        if block is None:
+            return False
+        self._block = block
+        self._block_rows = block.num_rows
+        self._block_start = 0
+        return True
 
 
 def _close(batches: Iterator[SharedDataBatch] | None) -> None:

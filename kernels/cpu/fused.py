@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataflare.kernels.backend import OutputBlock, ProgramResult
+from dataflare.kernels.backend import InputBlock, ProgramResult
 from dataflare.kernels.cpu import cache, jit
 from dataflare.kernels.cpu.codegen import STREAMING_NAME, Generated, generate
 from dataflare.kernels.cpu.layout import (
@@ -30,6 +30,7 @@ from dataflare.kernels.cpu.layout import (
 )
 from dataflare.kernels.cpu.strings import result_bytes
 from dataflare.kernels.cpu.target import Target, host_target
+from dataflare.kernels.cpu.tiles import STREAMING_MIN_BYTES, TiledRun, can_tile
 from dataflare.kernels.errors import CompileError, SchemaError
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.pool import HostBlock, default_pool
@@ -39,9 +40,6 @@ from dataflare.kernels.udf.program import Lowered, Output, RecordProgram
 __all__ = ["CpuProgram", "compile_cpu"]
 
 CODE_VERSION = 1
-STREAMING_MIN_BYTES = 4 * 2**20
-"""Results of at least this size bypass the caches: they would only push out what is read next."""
-
 SMALL_ROWS = 16_384
 """Up to this many records the results share one block of memory."""
 
@@ -117,11 +115,6 @@ class CpuProgram:
             else self._dense
         )
         self._may_be_null = tuple(program.input_schema.field(number).nullable for number in program.columns)
-        self.can_run_into = (
-            program.row_preserving
-            and all(not out.output.sources and out.output.carried is None for out in generated.dense.outputs)
-            and all(o.carried is None for o in program.dense.outputs)
-        )
         widths = [out.width_bytes for out in generated.dense.outputs]
         self._row_bytes = sum(widths)
         self._dictionary_results: dict[tuple[StringOp, int], tuple[HostColumn, HostBlock]] = {}
@@ -162,15 +155,24 @@ class CpuProgram:
 
     # ------------------------------------------------------------------------- one result for many batches
 
-    def allocate(self, num_rows: int) -> OutputBlock:
-        """Return memory for the result of ``num_rows`` records, to be filled piece by piece by `run_into`."""
-        return OutputBlock.allocate(self.program.output_schema, num_rows)
+    def share(self, blocks: Sequence[InputBlock]) -> TiledRun | None:
+        """Return a run over ``blocks`` that several threads share, with one result; None where that cannot be.
 
-    def run_into(
-        self, columns: Sequence[HostColumn], num_rows: int, out: OutputBlock, row_offset: int
-    ) -> None:
-        """Run over one batch and write its records at ``row_offset``, a multiple of 64, of ``out``."""
-        self._variant(columns, out.num_rows).run_into(columns, num_rows, out, row_offset)
+        Raises
+        ------
+        SchemaError
+            If a column that the schema declares without nulls has some.
+        """
+        nullable = any(column.null_count for block in blocks for column in block.columns)
+        if nullable:
+            for block in blocks:
+                self._require_declared(block.columns)
+            variant = self._nullable
+        else:
+            rows = sum(block.num_rows for block in blocks)
+            streams = self._row_bytes * rows >= STREAMING_MIN_BYTES and _aligned(blocks)
+            variant = self._streaming if streams else self._dense
+        return variant.share(blocks)
 
     # --------------------------------------------------------------------------------- dictionary columns
 
@@ -208,6 +210,7 @@ class _Variant:
         self._lowered = lowered
         self._layout = layout
         self._call = owner._loaded.function(name, jit.KERNEL)
+        self._address = owner._loaded.address(name)
         self._pack = struct.Struct(f"<{layout.slots}q").pack
         self._counters = layout.counters
         self._read_counters = struct.Struct(f"<{max(1, layout.counters)}q")
@@ -318,25 +321,22 @@ class _Variant:
         ]
         return ProgramResult(tuple(results), written, 0)
 
-    def run_into(
-        self, columns: Sequence[HostColumn], num_rows: int, out: OutputBlock, row_offset: int
-    ) -> None:
-        keep: list[object] = []
-        slots, counters = self._arguments(columns, num_rows, keep)
-        for number, layout in enumerate(self._layout.outputs):
-            data, validity = out.addresses(number)
-            step = row_offset * layout.width_bytes if layout.width_bytes else row_offset // 8
-            slots.append(data + step)
-            slots.append(validity + row_offset // 8 if layout.has_validity else 0)
-        self._call(self._pack(*slots))
-        values: tuple[int, ...] = ()
-        if self._counters:
-            values = self._read_counters.unpack(ctypes.string_at(counters, 8 * self._counters))
-        for number, layout in enumerate(self._layout.outputs):
-            if layout.counter is not None:
-                out.count_nulls(number, num_rows - values[layout.counter])
-            else:
-                out.mark_valid(number, row_offset, num_rows)
+    def share(self, blocks: Sequence[InputBlock]) -> TiledRun | None:
+        lowered, layout = self._lowered, self._layout
+        if not can_tile(lowered, layout):
+            return None
+        if (
+            len(blocks) != 1
+            and any(out.carried is not None for out in lowered.outputs)
+            and lowered.keep is None
+        ):
+            return None  # columns that are carried along are whole only where there is one block
+        writes_bits = any(out.is_bits or out.has_validity for out in layout.outputs)
+        if writes_bits and not _aligned(blocks):
+            return None
+        keep: list[object] = [self._owner]
+        arguments = [self._arguments(block.columns, block.num_rows, keep)[0] for block in blocks]
+        return TiledRun(self._address, keep, lowered, layout, blocks, arguments, self._positions)
 
     def _strings(
         self, out: OutputLayout, codes: HostColumn, columns: Sequence[HostColumn], chosen: _Selection | None
@@ -357,6 +357,11 @@ class _Variant:
         if len(sources) == 1 and out.output.sources[0].column is None:
             sources = [pa.repeat(sources[0], codes.length)]
         return HostColumn.from_arrow(pc.choose(codes.to_arrow(), *sources))
+
+
+def _aligned(blocks: Sequence[InputBlock]) -> bool:
+    """Return whether every block but the last is a multiple of 64 rows: tiles then start at whole bytes of bitmaps."""
+    return all(block.num_rows % 64 == 0 for block in blocks[:-1])
 
 
 def _plain_widths(program: RecordProgram, layout: ProgramLayout) -> tuple[int, ...] | None:

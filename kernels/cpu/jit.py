@@ -72,12 +72,16 @@ class LoadedObject:
     def __init__(self, engine: Any) -> None:
         self._engine = engine
 
-    def function(self, name: str, prototype: Any) -> Any:
-        """Return an exported function as a ctypes callable that releases the interpreter lock."""
-        address = self._engine.get_function_address(name)
+    def address(self, name: str) -> int:
+        """Return where an exported function is."""
+        address: int = self._engine.get_function_address(name)
         if not address:
             raise KeyError(name)
-        return prototype(address)
+        return address
+
+    def function(self, name: str, prototype: Any) -> Any:
+        """Return an exported function as a ctypes callable that releases the interpreter lock."""
+        return prototype(self.address(name))
 
 
 def load_object(data: bytes) -> LoadedObject:

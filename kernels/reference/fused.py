@@ -42,7 +42,6 @@ class ReferenceProgram:
 
     device = "python"
     cache = "compiled"
-    can_run_into = False
 
     def __init__(
         self,
@@ -61,6 +60,9 @@ class ReferenceProgram:
         self._unused = dict.fromkeys(unused_columns)
         self.compile_s = compile_s
         self.program = program
+
+    def share(self, blocks: Sequence[Any]) -> None:
+        """Return None: the interpreter runs one thread at a time."""
 
     def run(self, columns: Sequence[HostColumn], num_rows: int) -> ReferenceResult:
         """Run every row; ``columns`` are in the order of the required columns."""

@@ -465,3 +465,30 @@ def test_threads_are_used_again(kit: SimpleNamespace, runtime: LocalRuntime) -> 
     started = [threads_of_a_run() for _ in range(3)]
     assert set().union(*started) <= {thread.ident for thread in threading.enumerate()}
     assert runtime.threads.parked <= 5
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_quick_sink_has_no_thread_of_its_own(
+    kit: SimpleNamespace, runtime: LocalRuntime, quick: bool
+) -> None:
+    names: set[str] = set()
+    sink = kit.FakeSink(lambda batch: names.add(threading.current_thread().name))
+    sink.is_quick = quick
+    source = kit.FakeSource([500] * 8, is_local=True, block_rows=10)
+    runtime.deploy(kit.make_run(kit.make_plan(source, sink, unchanged))).wait()
+    assert sink.numbers == [*range(4000)]
+    assert "destination" not in names if quick else names == {"destination"}
+
+
+def test_a_quick_sink_that_fails_fails_the_run_and_not_its_sender(
+    kit: SimpleNamespace, runtime: LocalRuntime
+) -> None:
+    def fail(batch: SharedDataBatch) -> None:
+        raise ValueError("no room")
+
+    sink = kit.FakeSink(fail)
+    sink.is_quick = True
+    source = kit.FakeSource([500] * 8, is_local=True)
+    with pytest.raises(RunError, match="fake sink failed.*no room"):
+        runtime.deploy(kit.make_run(kit.make_plan(source, sink, unchanged))).wait()
+    assert sink.calls == ["open", "abort"]

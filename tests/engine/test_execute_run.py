@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 import dataflare as flare
@@ -51,6 +52,26 @@ def test_a_map_over_memory_is_written_into_one_block(table: pa.Table) -> None:
     assert report.batches > 1
     assert report.bytes_in == ROWS * 16
     assert report.bytes_out >= ROWS * 8
+
+
+def test_a_filter_over_memory_is_written_into_one_block_in_order(table: pa.Table) -> None:
+    sink, report = run(
+        flare.from_arrow(table).filter(lambda r: r.b > 0.3).map(lambda r: {"a": r.a, "c": r.b * 2})
+    )
+    (batch,) = sink.batches
+    kept = table.filter(pc.greater(table["b"], 0.3))
+    assert batch.to_arrow()["a"].to_pylist() == kept["a"].to_pylist()
+    assert np.array_equal(batch.to_arrow()["c"].to_numpy(), kept["b"].to_numpy() * 2)
+    assert (report.rows_in, report.rows_out) == (ROWS, kept.num_rows)
+    assert [stage.rows_out for stage in report.stages] == [ROWS, kept.num_rows, kept.num_rows]
+
+
+def test_a_filter_whose_worst_case_exceeds_the_limit_runs_by_batches(table: pa.Table) -> None:
+    pipeline = flare.from_arrow(table).filter(lambda r: r.a % 1000 == 0).map(lambda r: {"a": r.a, "b": r.b})
+    sink, report = run(pipeline, memory_limit=2_000_000)  # every record kept would take 4.8 MB
+    assert [a for batch in sink.batches for a in batch.to_arrow()["a"].to_pylist()] == [*range(0, ROWS, 1000)]
+    assert report.peak_host_bytes is not None
+    assert report.peak_host_bytes <= 2_000_000
 
 
 @pytest.mark.parametrize(

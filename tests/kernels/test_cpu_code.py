@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dataflare.kernels.backend import InputBlock
 from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.codegen import generate
 from dataflare.kernels.cpu.fused import CpuProgram
@@ -237,13 +238,17 @@ def test_pieces_of_one_result_fit_together() -> None:
     batch = pa.record_batch({"x": pa.array(rng.random(1000), mask=np.arange(1000) // 200 == 1)})
     program = build_program([MapStage(lambda r: {"y": r.x * 2, "big": r.x > 0.5})], batch.schema)
     code = compiled(program, host_target())
-    assert code.can_run_into
-    block = code.allocate(1000)
-    for start in (640, 0, 128):
-        end = {0: 128, 128: 640, 640: 1000}[start]
-        column = HostColumn.from_arrow(batch.column("x").slice(start, end - start))
-        code.run_into([column], end - start, block, start)
-    whole = pa.table([c.to_arrow() for c in block.columns(1000)], schema=program.output_schema)
+    ends = (128, 640, 1000)
+    blocks = [
+        InputBlock((HostColumn.from_arrow(batch.column("x").slice(start, end - start)),), end - start)
+        for start, end in zip((0, *ends), ends, strict=False)
+    ]
+    shared = code.share(blocks)
+    assert shared is not None
+    worker = shared.worker()
+    while worker.work(64)[0]:
+        pass
+    whole = pa.table([c.to_arrow() for c in shared.result().columns], schema=program.output_schema)
     whole.validate(full=True)
     assert whole.equals(run([MapStage(lambda r: {"y": r.x * 2, "big": r.x > 0.5})], batch, host_target()))
 
