@@ -107,6 +107,7 @@ class TiledRun:
         self.capacity_bytes = sum(self._output_bytes(out.width_bytes) for out in layout.outputs)
         """Address space for the result if every row is kept; memory is taken up only as far as it is written."""
         self._results: list[tuple[HostBlock, HostBlock | None]] = []
+        self._targets: list[int] = []
         self._block_arguments: list[tuple[Any, Any, Any]] = []
         self._order = _line()
         # Not the workers themselves: they know the run, and a circle keeps its memory until the collector comes.
@@ -114,7 +115,7 @@ class TiledRun:
         self._lock = threading.Lock()
 
     def worker(self) -> Worker:
-        """Return what one thread works with. The first one takes the memory for the result."""
+        """Return what one thread works with; the first one takes the memory, and one that comes late finds nothing."""
         with self._lock:
             if not self._block_arguments:
                 self._begin()
@@ -153,6 +154,7 @@ class TiledRun:
         for out in self._layout.outputs:
             validity = acquire((self.num_rows + 7) // 8) if out.has_validity else None
             self._results.append((acquire(self._output_bytes(out.width_bytes)), validity))
+        self._targets = [data.address for data, _ in self._results]
         input_strides = self._input_strides()
         row = 0
         for block, base in zip(self._blocks, self._base, strict=True):
@@ -204,8 +206,8 @@ class Worker:
             self._scratch = default_pool().acquire(sum(sizes))
             moves: list[int] = []
             address = self._scratch.address
-            for out, size, (data, _) in zip(layout.outputs, sizes, run._results, strict=True):
-                moves += [out.width_bytes, address, data.address]
+            for out, size, target in zip(layout.outputs, sizes, run._targets, strict=True):
+                moves += [out.width_bytes, address, target]
                 self._scratch_slots += [address, 0]
                 address += size
             self._moves = (ctypes.c_uint64 * len(moves))(*moves)

@@ -118,6 +118,18 @@ def test_columns_that_are_carried_along_are_those_of_the_input() -> None:
     assert code.share(blocks_of(code, data, (64, ROWS))) is None
 
 
+def test_a_thread_that_comes_late_finds_nothing_to_do() -> None:
+    data = table()
+    code = compile_cpu(build_program(STAGES["keeps half"], data.schema))
+    shared = code.share(blocks_of(code, data, [ROWS]))
+    assert shared is not None
+    assert shared.worker().work(ROWS)[0] == ROWS
+    kept = shared.result().columns[0].to_arrow()
+    before = kept.to_pylist()
+    assert shared.worker().work(ROWS) == (0, 0)
+    assert kept.to_pylist() == before
+
+
 @pytest.mark.parametrize(
     "stages",
     [
