@@ -8,7 +8,6 @@ one by one; where strings are compared, in tiles whose string results stay in L1
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import pyarrow as pa
 
@@ -24,7 +23,7 @@ from dataflare.kernels.cpu.layout import (
     string_ops,
 )
 from dataflare.kernels.cpu.target import Target
-from dataflare.kernels.udf.ir import Node, StringOp, nodes_of
+from dataflare.kernels.udf.ir import Node, StringOp
 from dataflare.kernels.udf.program import Lowered, RecordProgram
 
 __all__ = ["Generated", "generate"]
@@ -420,26 +419,17 @@ class _Function:
         mask = store.mask_of(emitter, flags)
         if self.layout.selection is not None:
             self._write_flags(emitter, flags, self.pointer(self.layout.selection), row)
-        skip = None
-        if self._is_costly:
-            work, skip = code.fresh_label("kept"), code.fresh_label("none")
-            some = code.value(f"icmp ne i64 {mask.bits}, 0")
-            code.add(f"br i1 {some}, label %{work}, label %{skip}")
-            code.label(work)
+        work, skip = code.fresh_label("kept"), code.fresh_label("none")
+        some = code.value(f"icmp ne i64 {mask.bits}, 0")
+        code.add(f"br i1 {some}, label %{work}, label %{skip}")
+        code.label(work)
         position = code.value(f"load i64, ptr {self.written}, align 8")
         for out in self.layout.outputs:
             self._write_kept_column(emitter, out, mask, position, row)
         following = code.value(f"add i64 {position}, {mask.count}")
         code.add(f"store i64 {following}, ptr {self.written}, align 8")
-        if skip is not None:
-            code.add(f"br label %{skip}")
-            code.label(skip)
-
-    @cached_property
-    def _is_costly(self) -> bool:
-        """Whether groups without a kept record are worth a branch: it is mispredicted where few are kept."""
-        roots = [node for out in self.layout.outputs for node in out.output.roots]
-        return any(node.op in ("call", "loop", "quotient", "rem") for node in nodes_of(roots))
+        code.add(f"br label %{skip}")
+        code.label(skip)
 
     def _write_kept_column(
         self, emitter: Emitter, out: OutputLayout, mask: store.Mask, position: str, row: str

@@ -244,29 +244,30 @@ class Emitter:
         symbol = self.target.vector_math.get(node.attr)
         if symbol is None:
             return self._scalar_calls(node, args)
-        return self._vector_calls(symbol, args)
+        return self._vector_calls(symbol, "double", args)
 
-    def _vector_calls(self, symbol: str, args: list[str]) -> str:
-        code, width = self.code, self.target.vector_math_lanes
-        register = f"<{width} x double>"
+    def _vector_calls(self, symbol: str, element: str, args: list[str]) -> str:
+        code = self.code
+        width = self.target.register_bytes // (8 if element == "double" else 4)
+        register = f"<{width} x {element}>"
         code.declare(f"declare {register} @{symbol}({', '.join([register] * len(args))}) #1")
         if self.lanes == 1:
-            pieces = [self._spread(a, width) for a in args]
+            pieces = [self._spread(a, element, width) for a in args]
             result = code.value(f"call {register} @{symbol}({', '.join(f'{register} {p}' for p in pieces)})")
             return code.value(f"extractelement {register} {result}, i64 0")
         parts = []
         for start in range(0, self.lanes, width):
-            pieces = [self.part(a, "double", start, width) for a in args]
+            pieces = [self.part(a, element, start, width) for a in args]
             parts.append(
                 code.value(f"call {register} @{symbol}({', '.join(f'{register} {p}' for p in pieces)})")
             )
-        return self._concatenate(parts, "double", width)
+        return self._concatenate(parts, element, width)
 
-    def _spread(self, value: str, width: int) -> str:
-        first = self.code.value(f"insertelement <{width} x double> poison, double {value}, i64 0")
-        zeros = ", ".join(["i32 0"] * width)
+    def _spread(self, value: str, element: str, width: int) -> str:
+        register = f"<{width} x {element}>"
+        first = self.code.value(f"insertelement {register} poison, {element} {value}, i64 0")
         return self.code.value(
-            f"shufflevector <{width} x double> {first}, <{width} x double> poison, <{width} x i32> <{zeros}>"
+            f"shufflevector {register} {first}, {register} poison, <{width} x i32> zeroinitializer"
         )
 
     def part(self, value: str, element: str, start: int, width: int) -> str:

@@ -2,8 +2,9 @@
 
 Compaction permutes the kept lanes of a register to its front and stores the whole register, so the next store
 overwrites the rest (as in Lemire and others' "left packing"); result buffers therefore have slack for one vector.
-CPUs without a lane permutation get a store a lane that advances by the flag, without a branch. Bits are appended
-to a bitmap with a parallel bit extract (BMI2 ``pext``) or its loop.
+AVX-512 has an instruction for that (its form that writes memory is not used: Zen 4 runs it as slow microcode),
+AVX2 permutes by a table. CPUs without a lane permutation get a store a lane that advances by the flag, without a
+branch. Bits are appended to a bitmap with a parallel bit extract (BMI2 ``pext``) or its loop.
 """
 
 from __future__ import annotations
@@ -98,6 +99,8 @@ def compact(emitter: Emitter, mask: Mask, value: str, element: str, base: str, i
     if lanes == 1:
         address = code.value(f"getelementptr {element}, ptr {base}, i64 {index}")
         code.add(f"store {element} {value}, ptr {address}, align 1")
+    elif emitter.target.has_compress and size_bits <= 64:
+        _compact_compressing(emitter, mask, value, element, size_bits, base, index)
     elif emitter.target.has_permute and size_bits <= 64:
         _compact_permuting(emitter, mask, value, element, size_bits, base, index)
     else:
@@ -110,6 +113,38 @@ def compact(emitter: Emitter, mask: Mask, value: str, element: str, base: str, i
             kept = code.value(f"extractelement <{lanes} x i1> {mask.flags}, i64 {lane}")
             step = code.value(f"zext i1 {kept} to i64")
             position = code.value(f"add i64 {position}, {step}")
+
+
+def _compact_compressing(
+    emitter: Emitter, mask: Mask, value: str, element: str, size_bits: int, base: str, index: str
+) -> None:
+    """Compact by the instruction; 8 and 16 bits are widened where it has no such form.
+
+    In halves of registers: a store of 64 bytes at any place always crosses a cache line.
+    """
+    code, lanes = emitter.code, emitter.lanes
+    lane_bits = size_bits if size_bits >= 32 or emitter.target.has_short_compress else 32
+    width = min(lanes, 256 // lane_bits)
+    vector, flags = f"<{width} x i{lane_bits}>", f"<{width} x i1>"
+    name = f"llvm.x86.avx512.mask.compress.v{width}i{lane_bits}"
+    code.declare(f"declare {vector} @{name}({vector}, {vector}, {flags})")
+    position = index
+    for start in range(0, lanes, width):
+        part = emitter.part(value, element, start, width)
+        if lane_bits != size_bits:
+            part = code.value(f"zext <{width} x {element}> {part} to {vector}")
+        kept = emitter.part(mask.flags, "i1", start, width)
+        packed = code.value(
+            f"call {vector} @{name}({vector} {part}, {vector} zeroinitializer, {flags} {kept})"
+        )
+        if lane_bits != size_bits:
+            packed = code.value(f"trunc {vector} {packed} to <{width} x {element}>")
+        address = code.value(f"getelementptr {element}, ptr {base}, i64 {position}")
+        code.add(f"store <{width} x {element}> {packed}, ptr {address}, align 1")
+        if start + width < lanes:
+            bits = mask.bits if start == 0 else code.value(f"lshr i64 {mask.bits}, {start}")
+            bits = code.value(f"and i64 {bits}, {2**width - 1}")
+            position = code.value(f"add i64 {position}, {_popcount(code, bits)}")
 
 
 def _compact_permuting(

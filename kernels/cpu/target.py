@@ -7,12 +7,11 @@ it lacks, and machines without it, use the scalar functions of libm, one record 
 from __future__ import annotations
 
 import ctypes
-import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-__all__ = ["MATH_FUNCTIONS", "Target", "host_target"]
+__all__ = ["MATH_FUNCTIONS", "Target", "host_target", "level_target"]
 
 MATH_FUNCTIONS: Mapping[str, tuple[str, int]] = {
     # name in the dataflow form: (name in libm, number of arguments)
@@ -29,10 +28,18 @@ MATH_FUNCTIONS: Mapping[str, tuple[str, int]] = {
     "pow": ("pow", 2),
 }
 
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
+"""The instructions that every CPU with AVX-512 has but the Xeon Phi; without all of them 32-byte registers are used."""
+
 
 @dataclass(frozen=True)
 class Target:
-    """A CPU as the code generator sees it; equal targets give equal code."""
+    """A CPU as the code generator sees it; equal targets give equal code.
+
+    ``has_compress`` says that lanes of 32 and 64 bits can be moved to the front of a register under a mask,
+    ``has_short_compress`` the same of 8 and 16 bits. ``vector_math`` names the vector function of each
+    mathematical function on float64, ``vector_math32`` on float32.
+    """
 
     triple: str
     cpu: str
@@ -41,13 +48,29 @@ class Target:
     has_permute: bool
     has_bit_extract: bool
     converts_int64: bool
+    has_compress: bool = False
+    has_short_compress: bool = False
+    has_fma: bool = False
     vector_math: Mapping[str, str] = field(default_factory=dict)
-    vector_math_lanes: int = 0
+    vector_math32: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def lanes(self) -> int:
         """Records worked on at once: two registers of float64, and whole bytes of a bitmap."""
         return max(8, self.register_bytes // 4)
+
+    @property
+    def exact_math(self) -> Target:
+        """The same CPU with mathematical functions called one record at a time, in the C library."""
+        return replace(self, vector_math={}, vector_math32={})
+
+
+#: What the levels of the x86-64 ABI add up to, as far as the code generator asks.
+_LEVELS: Mapping[str, frozenset[str]] = {
+    "x86-64": frozenset(),
+    "x86-64-v3": frozenset({"avx2", "bmi2", "fma"}),
+    "x86-64-v4": frozenset({"avx2", "bmi2", "fma", *_AVX512}),
+}
 
 
 @lru_cache(maxsize=1)
@@ -57,38 +80,50 @@ def host_target() -> Target:
 
     triple = llvm.get_process_triple()
     features = llvm.get_host_cpu_features()
-    names = {name for name, present in features.items() if present}
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        register_bytes, letter = (
-            (64, "e") if "avx512f" in names else (32, "d") if "avx2" in names else (16, "b")
-        )
-        if register_bytes == 64:  # half the width keeps the clock up and the permutations short
-            register_bytes, letter = 32, "d"
-        lanes = register_bytes // 8
+    names = frozenset(name for name, present in features.items() if present)
+    return _target(triple, llvm.get_host_cpu_name(), features.flatten(), names)
+
+
+def level_target(level: str) -> Target:
+    """Return a CPU with what a level of the x86-64 ABI has ("x86-64", "x86-64-v3" or "x86-64-v4") and no more."""
+    return _target("x86_64-unknown-linux-gnu", level, "", _LEVELS[level])
+
+
+def _target(triple: str, cpu: str, features: str, names: frozenset[str]) -> Target:
+    if triple.startswith("x86_64"):
+        wide = names >= _AVX512
+        register_bytes, letter = (64, "e") if wide else (32, "d") if "avx2" in names else (16, "b")
     else:
-        register_bytes, letter, lanes = 16, "n", 2
+        wide, register_bytes, letter = False, 16, "n"
+    lanes = register_bytes // 8
     return Target(
         triple=triple,
-        cpu=llvm.get_host_cpu_name(),
-        features=features.flatten(),
+        cpu=cpu,
+        features=features,
         register_bytes=register_bytes,
         has_permute="avx2" in names,
         has_bit_extract="bmi2" in names,
-        converts_int64="avx512dq" in names or "neon" in names,
-        vector_math=_vector_math(letter, lanes),
-        vector_math_lanes=lanes,
+        converts_int64=wide or letter == "n",
+        has_compress=wide,
+        has_short_compress=wide and "avx512vbmi2" in names,
+        has_fma="fma" in names or letter == "n",
+        vector_math=_vector_math(letter, lanes, ""),
+        vector_math32=_vector_math(letter, 2 * lanes, "f"),
     )
 
 
-def _vector_math(letter: str, lanes: int) -> dict[str, str]:
-    """Return the vector function of each mathematical function that libmvec has for this instruction set."""
+def _vector_math(letter: str, lanes: int, suffix: str) -> dict[str, str]:
+    """Return the vector function of each mathematical function that libmvec has for this instruction set.
+
+    ``suffix`` is that of the C functions of the type: none for float64, "f" for float32.
+    """
     try:
         library = ctypes.CDLL("libmvec.so.1", mode=ctypes.RTLD_GLOBAL)
     except OSError:  # not glibc, or too old
         return {}
     found = {}
     for name, (c_name, arity) in MATH_FUNCTIONS.items():
-        symbol = f"_ZGV{letter}N{lanes}{'v' * arity}_{c_name}"
+        symbol = f"_ZGV{letter}N{lanes}{'v' * arity}_{c_name}{suffix}"
         if hasattr(library, symbol):
             found[name] = symbol
     return found

@@ -21,7 +21,7 @@ from dataflare.kernels.backend import InputBlock
 from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.codegen import generate
 from dataflare.kernels.cpu.fused import CpuProgram
-from dataflare.kernels.cpu.target import Target, host_target
+from dataflare.kernels.cpu.target import Target, host_target, level_target
 from dataflare.kernels.errors import SchemaError
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.udf.program import RecordProgram, build_program
@@ -31,16 +31,41 @@ ROWS = 1003  # not a multiple of any vector
 ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
+LEVELS = ("x86-64", "x86-64-v3", "x86-64-v4")
+
+
 def plain_target() -> Target:
     """This machine without what the fast paths need."""
     return dataclasses.replace(
-        host_target(), has_permute=False, has_bit_extract=False, vector_math={}, vector_math_lanes=0
+        host_target(),
+        has_permute=False,
+        has_bit_extract=False,
+        has_compress=False,
+        has_short_compress=False,
+        has_fma=False,
+        vector_math={},
+        vector_math32={},
     )
 
 
-@pytest.fixture(params=["host", "plain"])
+def forced_target(name: str) -> Target:
+    """Return a CPU by name, or skip the test where this machine cannot run its code."""
+    if name == "plain":
+        return plain_target()
+    host = host_target()
+    if name == "host":
+        return host
+    if not ON_X86:
+        pytest.skip("x86-64 only")
+    level = level_target(name)
+    if level.register_bytes > host.register_bytes:
+        pytest.skip(f"this CPU is below {name}")
+    return level
+
+
+@pytest.fixture(params=["host", "plain", *LEVELS])
 def target(request: pytest.FixtureRequest) -> Target:
-    return host_target() if request.param == "host" else plain_target()
+    return forced_target(request.param)
 
 
 def compiled(program: RecordProgram, target: Target) -> CpuProgram:
@@ -283,28 +308,44 @@ def branchy(r: Any) -> Any:
     return {"x": math.sqrt(x), "l": math.log1p(r.price)}
 
 
-@pytest.mark.skipif(not ON_X86, reason="reads x86-64 assembly")
+TOTAL = program_of(MapStage(lambda r: {"total": r.price * r.qty * 1.08}))
+KEPT = program_of(FilterStage(lambda r: r.price > 3), SelectStage((("q", "qty"),)))
+BRANCHY = program_of(MapStage(branchy))
+
+
 @pytest.mark.parametrize(
-    ("program", "packed"),
+    ("level", "program", "packed"),
     [
-        (program_of(MapStage(lambda r: {"total": r.price * r.qty * 1.08})), ("vmulpd",)),
-        (
-            program_of(FilterStage(lambda r: r.price > 3), SelectStage((("q", "qty"),))),
-            ("vcmp", "vperm(d|ps)"),
-        ),
-        (program_of(MapStage(branchy)), ("vdivpd", "vsqrtpd", "log1p")),
+        ("x86-64", TOTAL, (r"mulpd\s.*xmm",)),
+        ("x86-64-v3", TOTAL, (r"vmulpd\s.*ymm",)),
+        ("x86-64-v4", TOTAL, (r"vmulpd\s.*zmm",)),
+        ("x86-64", KEPT, (r"cmpltpd\s.*xmm",)),
+        ("x86-64-v3", KEPT, (r"vcmp\w*pd\s.*ymm", r"vperm(d|ps)\s.*ymm")),
+        ("x86-64-v4", KEPT, (r"vcmp\w*pd\s.*zmm.*%k", r"v(p|)compress(q|pd)\s.*\{%k\d\}")),
+        ("x86-64", BRANCHY, (r"divpd\s.*xmm", r"sqrtpd\s.*xmm")),
+        ("x86-64-v3", BRANCHY, (r"vdivpd\s.*ymm", r"vsqrtpd\s.*ymm")),
+        ("x86-64-v4", BRANCHY, (r"vdivpd\s.*zmm", r"vsqrtpd\s.*zmm")),
     ],
-    ids=["map", "filter", "branches and a loop"],
 )
 def test_the_loops_over_records_are_vector_instructions(
-    program: RecordProgram, packed: tuple[str, ...]
+    level: str, program: RecordProgram, packed: tuple[str, ...]
 ) -> None:
-    if not host_target().has_permute:
-        pytest.skip("this CPU has no AVX2")
-    text = jit.assembly(generate(program, host_target()).text, host_target())
+    target = level_target(level)
+    text = jit.assembly(generate(program, target).text, target)
     for instruction in packed:
-        assert re.search(rf"{instruction}", text), instruction
-    assert "ymm" in text
+        assert re.search(instruction, text), instruction
+    assert not re.search(r"v?pcompress\w+\s+%zmm\d+, \(", text)  # into memory: slow microcode on Zen 4
+
+
+@pytest.mark.parametrize(
+    ("level", "register"), [("x86-64", "b"), ("x86-64-v3", "d"), ("x86-64-v4", "e")], ids=LEVELS
+)
+def test_vector_math_takes_whole_registers(level: str, register: str) -> None:
+    target = level_target(level)
+    if "log1p" not in target.vector_math:
+        pytest.skip("this C library has no vector log1p")
+    symbols = set(re.findall(r"_ZGV\w+", generate(BRANCHY, target).text))
+    assert symbols == {f"_ZGV{register}N{target.register_bytes // 8}v_log1p"}
 
 
 def test_the_same_program_becomes_vector_code_for_64_bit_arm() -> None:
