@@ -10,9 +10,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+from dataflare.kernels.cpu.division import divide_by_constant
+from dataflare.kernels.cpu.loops import emit_loop
 from dataflare.kernels.cpu.target import MATH_FUNCTIONS, Target
 from dataflare.kernels.dtypes import FLOAT64, ValueType
-from dataflare.kernels.udf.ir import Loop, Node
+from dataflare.kernels.udf.ir import Node
 
 __all__ = ["Code", "Emitter", "lane_type"]
 
@@ -103,6 +105,11 @@ class Emitter:
         """Return the LLVM type of a node's value in this group."""
         return self.type_of(lane_type(node.type))
 
+    @staticmethod
+    def element_of(node: Node) -> str:
+        """Return the LLVM type of a node's value for one record."""
+        return lane_type(node.type)
+
     def constant(self, kind: ValueType, value: object) -> str:
         """Return a constant as an LLVM literal."""
         if kind.kind == "float":
@@ -119,7 +126,21 @@ class Emitter:
         """Return a literal of ``element`` in every lane."""
         return text if self.lanes == 1 else f"splat ({element} {text})"
 
+    def spread(self, value: str, element: str) -> str:
+        """Return one value in every lane."""
+        if self.lanes == 1:
+            return value
+        return self._spread(value, element, self.lanes)
+
     # ------------------------------------------------------------------------------------- nodes
+
+    def narrowed(self, lanes: int) -> Emitter:
+        """Return an emitter into the same code for fewer lanes; it knows no values yet."""
+        return Emitter(self.code, self.target, lanes, self._load)
+
+    def define(self, node: Node, value: str) -> None:
+        """Take ``value`` as the value of a node from here on."""
+        self._values[node.index] = value
 
     def emit(self, node: Node) -> str:
         """Return the name of a node's value, computing it here if it is new."""
@@ -154,7 +175,10 @@ class Emitter:
         if node.op in ("load", "valid", "string_op"):
             return self._load(self, node)
         if node.op == "loop":
-            return self._loop(node)
+            values = emit_loop(self, node)
+            for parameter, value in zip(node.attr.params, values, strict=True):
+                self.define(parameter, value)
+            return values[0]
         if node.op == "loop_out":
             return self._values[node.args[0].attr.params[node.attr].index]
         if node.op == "call":
@@ -181,6 +205,10 @@ class Emitter:
                 return self.code.value(f"fneg {text} {args[0]}")
             return self.code.value(f"sub {text} {self.splat(lane_type(kind), '0')}, {args[0]}")
         if kind.kind == "float":
+            if node.op == "div" and kind == FLOAT64 and node.args[1].is_const:
+                quotient = divide_by_constant(self, args[0], node.args[1].attr)
+                if quotient is not None:
+                    return quotient
             return self.code.value(f"{_FLOAT_OPS[node.op]} {text} {args[0]}, {args[1]}")
         op = node.op
         if op in ("quotient", "rem"):
@@ -261,7 +289,7 @@ class Emitter:
             parts.append(
                 code.value(f"call {register} @{symbol}({', '.join(f'{register} {p}' for p in pieces)})")
             )
-        return self._concatenate(parts, element, width)
+        return self.concatenate(parts, element, width)
 
     def _spread(self, value: str, element: str, width: int) -> str:
         register = f"<{width} x {element}>"
@@ -278,7 +306,8 @@ class Emitter:
         vector = self.type_of(element)
         return self.code.value(f"shufflevector {vector} {value}, {vector} poison, <{width} x i32> <{lanes}>")
 
-    def _concatenate(self, parts: list[str], element: str, width: int) -> str:
+    def concatenate(self, parts: list[str], element: str, width: int) -> str:
+        """Return groups of ``width`` lanes as one group, in order."""
         while len(parts) > 1:
             lanes = ", ".join(f"i32 {i}" for i in range(2 * width))
             parts = [
@@ -304,56 +333,9 @@ class Emitter:
             result = code.value(f"insertelement {vector} {result}, double {one}, i64 {lane}")
         return result
 
-    # ------------------------------------------------------------------------------------- loops
-
     def any(self, flags: str) -> str:
         """Return whether any lane of a group of flags is set, as one i1."""
         if self.lanes == 1:
             return flags
         bits = self.code.value(f"bitcast <{self.lanes} x i1> {flags} to i{self.lanes}")
         return self.code.value(f"icmp ne i{self.lanes} {bits}, 0")
-
-    def _loop(self, node: Node) -> str:
-        """Emit a loop that runs until no lane is inside; what does not change in it is computed before it."""
-        code, loop = self.code, node.attr
-        for outside in _invariants(loop):
-            self.emit(outside)
-        initial = [self.emit(a) for a in node.args]
-        before, head, body, after = code.block, *(code.fresh_label(s) for s in ("head", "body", "after"))
-        code.add(f"br label %{head}")
-        code.label(head)
-        position = len(code.lines)
-        names = [code.name("p") for _ in loop.params]
-        for parameter, name in zip(loop.params, names, strict=True):
-            self._values[parameter.index] = name
-        code.add(f"br i1 {self.any(names[0])}, label %{body}, label %{after}")
-        code.label(body)
-        following = [self.emit(n) for n in loop.nexts]
-        last = code.block
-        code.add(f"br label %{head}")
-        phis = [
-            f"  {name} = phi {self.node_type(p)} [ {first}, %{before} ], [ {nxt}, %{last} ]"
-            for p, name, first, nxt in zip(loop.params, names, initial, following, strict=True)
-        ]
-        code.lines[position:position] = phis
-        code.label(after)
-        return names[0]
-
-
-def _invariants(loop: Loop) -> list[Node]:
-    """Return the nodes that a loop reads but does not change."""
-    found: dict[int, Node] = {}
-    seen: set[int] = set()
-    pending = list(loop.nexts)
-    while pending:
-        node = pending.pop()
-        if node.is_const or node.index in seen:
-            continue
-        seen.add(node.index)
-        if node.depth < loop.depth:
-            found[node.index] = node
-            continue
-        pending.extend(node.args)
-        if node.op == "loop":
-            pending.extend(node.attr.nexts)
-    return [found[i] for i in sorted(found)]
