@@ -18,6 +18,7 @@ from dataflare.kernels.cpu.layout import (
     ColumnLayout,
     OutputLayout,
     ProgramLayout,
+    fixed_width_bytes,
     layout_of,
     string_form,
     string_ops,
@@ -29,6 +30,10 @@ from dataflare.kernels.udf.program import Lowered, RecordProgram
 __all__ = ["Generated", "generate"]
 
 TILE_ROWS = 1024
+PREFETCH_BYTES = 2048
+"""How far ahead of a group the columns of a filter are asked for; on Xeon Scalable (AVX-512), 10 M rows, 2 threads:
+W2 at 81 % without and at 1, 2, 3, 4 KiB: 16.6, 14.3, 15.1, 14.7, 15.3 ms; W3: 18.7, 14.7, 14.4, 13.6, 14.4 ms."""
+_LINE_BYTES = 64
 STREAMING_NAME = "streaming"
 
 
@@ -306,7 +311,18 @@ class _Function:
     def _read_fixed(self, emitter: Emitter, column: ColumnLayout, element: str, row: str) -> str:
         code = self.code
         address = code.value(f"getelementptr {element}, ptr {self.pointer(column.data)}, i64 {row}")
+        self._prefetch(address, emitter.lanes * (fixed_width_bytes(column.type) or 0))
         return code.value(f"load {emitter.type_of(element)}, ptr {address}, align 1")
+
+    def _prefetch(self, address: str, group_bytes: int) -> None:
+        """Ask for what comes later: moving the records that are kept leaves a CPU too little room to run ahead."""
+        if self.lowered.keep is None or group_bytes < _LINE_BYTES // 2:
+            return
+        code = self.code
+        code.declare("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        for line in range(0, group_bytes, _LINE_BYTES):
+            ahead = code.value(f"getelementptr i8, ptr {address}, i64 {PREFETCH_BYTES + line}")
+            code.add(f"call void @llvm.prefetch.p0(ptr {ahead}, i32 0, i32 3, i32 1)")
 
     def _read_decimal(self, emitter: Emitter, column: ColumnLayout, row: str) -> str:
         """Read the low halves of 128-bit decimals, which hold all of 18 digits."""
@@ -314,6 +330,7 @@ class _Function:
         address = code.value(f"getelementptr i128, ptr {self.pointer(column.data)}, i64 {row}")
         if lanes == 1:
             return code.value(f"load i64, ptr {address}, align 1")
+        self._prefetch(address, 16 * lanes)
         pairs = code.value(f"load <{2 * lanes} x i64>, ptr {address}, align 1")
         even = ", ".join(f"i32 {2 * lane}" for lane in range(lanes))
         return code.value(

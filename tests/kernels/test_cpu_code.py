@@ -348,6 +348,13 @@ def test_vector_math_takes_whole_registers(level: str, register: str) -> None:
     assert symbols == {f"_ZGV{register}N{target.register_bytes // 8}v_log1p"}
 
 
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86-64 assembly")
+def test_only_filters_ask_ahead_for_their_columns() -> None:
+    keeps, maps = FilterStage(lambda r: r.n > 18), MapStage(lambda r: {"total": r.price * r.qty})
+    assert "prefetch" in jit.assembly(generate(program_of(keeps, maps), host_target()).text, host_target())
+    assert "prefetch" not in jit.assembly(generate(program_of(maps), host_target()).text, host_target())
+
+
 def test_the_same_program_becomes_vector_code_for_64_bit_arm() -> None:
     target = Target(
         triple="aarch64-unknown-linux-gnu", cpu="neoverse-n1", features="", register_bytes=16, has_permute=False,
