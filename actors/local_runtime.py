@@ -106,10 +106,13 @@ def _wake_envelope() -> Envelope[Any]:
 class _Host(pykka.Actor):
     """The pykka actor that holds one of ours."""
 
-    def __init__(self, make: Callable[[], Actor], runtime: LocalRuntime, name: str) -> None:
+    def __init__(
+        self, make: Callable[[], Actor], runtime: LocalRuntime, name: str, core: int | None = None
+    ) -> None:
         super().__init__()
         self._runtime = runtime
         self._name = name
+        self._core = core
         self._ref: LocalRef[Any] = LocalRef(self.actor_ref, name)
         self._actor = make()
         self._actor.context = self
@@ -128,7 +131,7 @@ class _Host(pykka.Actor):
         return ThreadingFuture()
 
     def _start_actor_loop(self) -> None:
-        self._runtime.threads.run(self._actor_loop, self._name)
+        self._runtime.threads.run(self._actor_loop, self._name, self._core)
 
     @property
     def ref(self) -> LocalRef[Any]:
@@ -181,9 +184,11 @@ class _BorrowingHost(_Host):
     takes it along, so nobody waits and no two threads are ever in the actor.
     """
 
-    def __init__(self, make: Callable[[], Actor], runtime: LocalRuntime, name: str) -> None:
+    def __init__(
+        self, make: Callable[[], Actor], runtime: LocalRuntime, name: str, core: int | None = None
+    ) -> None:
         self._at_work = threading.Lock()
-        super().__init__(make, runtime, name)
+        super().__init__(make, runtime, name, core)
 
     def _accept(self) -> None:
         cast(_BorrowingInbox, self.actor_inbox).host = self
@@ -333,10 +338,12 @@ class LocalRuntime(ActorRuntime):
                 self._cluster.post(ClusterActor.register_node, self.NODE_ID, usable_cores())
             return self._cluster
 
-    def spawn(self, actor: Callable[[], A], name: str, *, quick: bool = False) -> ActorRef[A]:
+    def spawn(
+        self, actor: Callable[[], A], name: str, *, quick: bool = False, core: int | None = None
+    ) -> ActorRef[A]:
         """Make an actor, which runs on a thread of its own from its first message on; a ``quick`` one needs none."""
         # Not by pykka's own start: other users of pykka in this process must neither see nor stop our actors.
-        return (_BorrowingHost if quick else _Host)(actor, self, name).ref
+        return (_BorrowingHost if quick else _Host)(actor, self, name, core).ref
 
     def deploy(
         self, run: PreparedRun, subscribers: tuple[Callable[[ProgressEvent], object], ...] = ()

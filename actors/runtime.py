@@ -51,11 +51,14 @@ class ActorRef(Generic[A]):
 class ActorRuntime(Protocol):
     """Starts actors."""
 
-    def spawn(self, actor: Callable[[], A], name: str, *, quick: bool = False) -> ActorRef[A]:
+    def spawn(
+        self, actor: Callable[[], A], name: str, *, quick: bool = False, core: int | None = None
+    ) -> ActorRef[A]:
         """Start an actor that ``actor`` makes, and return its address.
 
         ``quick`` promises that it handles every message in microseconds, waits for nothing and calls no code of
-        the user: a runtime may then do without a thread for it.
+        the user: a runtime may then do without a thread for it. Actors with different numbers for ``core`` compute
+        at the same time, and do so best on different cores.
         """
 
 

@@ -138,9 +138,10 @@ class WorkflowActor(Actor):
         self._destination = destination
         self._tasks["destination"] = destination
         for number in range(run.processor_tasks):
-            self._processors.append(self._spawn(ProcessorTask, f"worker-{number}", destination))
-        for name in run.source_task_names:
-            self._sources.append(self._spawn(SourceTask, name, destination))
+            self._processors.append(self._spawn(ProcessorTask, f"worker-{number}", destination, number))
+        for number, name in enumerate(run.source_task_names):
+            core = number if run.fused else None
+            self._sources.append(self._spawn(SourceTask, name, destination, core))
         for processor in self._processors:
             for source in self._sources:
                 processor.post(ProcessorTask.add_upstream, source)
@@ -208,7 +209,7 @@ class WorkflowActor(Actor):
             self._end(WorkflowStatus(WorkflowState.FAILED, str(wrapped)), wrapped)
 
     def _spawn(
-        self, kind: Callable[..., T], name: str, destination: ActorRef[DestinationTask]
+        self, kind: Callable[..., T], name: str, destination: ActorRef[DestinationTask], core: int | None
     ) -> ActorRef[T]:
         run, me = self._run, self.context.ref
 
@@ -217,7 +218,7 @@ class WorkflowActor(Actor):
             task.add_downstream(destination)
             return task
 
-        task = self.context.runtime.spawn(make, name)
+        task = self.context.runtime.spawn(make, name, core=core)
         destination.post(DestinationTask.add_follower, task)
         self._tasks[name] = task
         return task

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import threading
+
+import pytest
 
 from dataflare.actors.mailbox import Mailbox
 from dataflare.actors.threads import ThreadPool
@@ -98,3 +102,38 @@ def test_work_that_fails_leaves_the_pool_usable() -> None:
     finally:
         threading.excepthook = hook
         pool.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux places threads")
+def test_threads_of_different_cores_wake_apart_and_are_free_from_then_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    everywhere = os.sched_getaffinity(0)
+    placed: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {0, 1, 2})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cores: placed.append(set(cores)))
+    pool = ThreadPool()
+    done: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for core in (0, 1, 5, None):
+        pool.run(lambda: done.put(threading.current_thread().name), f"on {core}", core)
+        assert done.get(timeout=PATIENCE_S) == f"on {core}"
+        assert pool.wait_idle(PATIENCE_S)
+    pool.close()
+    assert placed == [{0}, {0, 1, 2}, {1}, {0, 1, 2}, {2}, {0, 1, 2}]
+    monkeypatch.undo()
+    assert os.sched_getaffinity(0) == everywhere
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux places threads")
+def test_a_system_that_forbids_placing_runs_the_work_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbid(thread: int, cores: set[int]) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {0, 1})
+    monkeypatch.setattr(os, "sched_setaffinity", forbid)
+    pool = ThreadPool()
+    done: queue.SimpleQueue[int] = queue.SimpleQueue()
+    pool.run(lambda: done.put(7), "any", 1)
+    assert done.get(timeout=PATIENCE_S) == 7
+    assert pool.wait_idle(PATIENCE_S)
+    pool.close()
