@@ -24,7 +24,7 @@ from dataflare.actors.threads import ThreadPool
 from dataflare.actors.workflow import RunCompletion
 from dataflare.execute.outcome import Outcome
 from dataflare.execute.prepare import PreparedRun, usable_cores
-from dataflare.kernels.errors import RunError
+from dataflare.kernels.errors import OptionError, RunError
 
 if TYPE_CHECKING:
     from pykka._envelope import Envelope
@@ -272,8 +272,8 @@ class LocalRun:
         self._cluster = cluster
         self._completion = completion
 
-    def wait(self) -> Outcome:
-        """Wait for the end, and return it.
+    def wait(self, begin: Callable[[], None] = lambda: None) -> Outcome:
+        """Call ``begin``, wait for the end, and return it; from the call on an interrupt stops the run.
 
         Raises
         ------
@@ -282,6 +282,7 @@ class LocalRun:
             cancelled.
         """
         try:
+            begin()
             outcome = self._completion.wait(GRACE_S)
         except BaseException as interrupt:  # Ctrl-C, or an exception that a signal handler raised
             self.cancel(f"interrupted by {type(interrupt).__name__}")
@@ -296,7 +297,10 @@ class LocalRun:
 
     def cancel(self, reason: str) -> None:
         """Stop the run, and wait until it has stopped; whatever its end is."""
-        self._cluster.post(ClusterActor.stop_workflow, self.run_id, reason)
+        try:
+            self._cluster.ask(ClusterActor.stop_workflow, self.run_id, reason)
+        except OptionError:  # interrupted before it was deployed: there is nothing to wait for
+            return
         self._completion.wait(GRACE_S)
 
     def _lingering(self) -> str:
@@ -345,13 +349,20 @@ class LocalRuntime(ActorRuntime):
         # Not by pykka's own start: other users of pykka in this process must neither see nor stop our actors.
         return (_BorrowingHost if quick else _Host)(actor, self, name, core).ref
 
+    def run(
+        self, run: PreparedRun, subscribers: tuple[Callable[[ProgressEvent], object], ...] = ()
+    ) -> Outcome:
+        """Carry a prepared run out, and return its end; raises as `LocalRun.wait`."""
+        cluster, completion = self.cluster, RunCompletion()
+        deployed = LocalRun(run.run_id, cluster, completion)
+        return deployed.wait(lambda: cluster.post(ClusterActor.deploy_workflow, run, completion, subscribers))
+
     def deploy(
         self, run: PreparedRun, subscribers: tuple[Callable[[ProgressEvent], object], ...] = ()
     ) -> LocalRun:
         """Start a prepared run."""
-        completion = RunCompletion()
-        cluster = self.cluster
-        # Not asked: the caller waits for the end anyway, and each hand-over between threads costs time.
+        cluster, completion = self.cluster, RunCompletion()
+        # Not asked: whoever waits for the end waits anyway, and each hand-over between threads costs time.
         cluster.post(ClusterActor.deploy_workflow, run, completion, subscribers)
         return LocalRun(run.run_id, cluster, completion)
 

@@ -43,7 +43,7 @@ def run_plan(plan: PhysicalPlan, options: RunOptions) -> RunReport:
     run = prepare_run(plan, options)
     memory = MemoryUse()
     with _subscribers(options.progress) as subscribers:
-        outcome = runtime.deploy(run, subscribers).wait()
+        outcome = runtime.run(run, subscribers)
     return _report(run, outcome, memory, time.perf_counter() - began_s)
 
 

@@ -40,6 +40,11 @@ class RunRuntime(Protocol):
     def shared(cls) -> RunRuntime:
         """Return the one that this process uses."""
 
+    def run(
+        self, run: PreparedRun, subscribers: tuple[Callable[[ProgressEvent], object], ...] = ()
+    ) -> Outcome:
+        """Carry a run out and return its end; raise what it failed with. An interrupt stops it at any moment."""
+
     def deploy(
         self, run: PreparedRun, subscribers: tuple[Callable[[ProgressEvent], object], ...] = ()
     ) -> RunHandle:

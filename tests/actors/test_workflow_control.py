@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dataflare.actors.cluster import ClusterActor
-from dataflare.actors.local_runtime import LocalRuntime
+from dataflare.actors.local_runtime import LocalRef, LocalRuntime
 from dataflare.actors.runtime import ActorRef
 from dataflare.actors.workflow import RunCompletion, WorkflowActor
 from dataflare.batch import SharedDataBatch
@@ -157,6 +157,32 @@ def test_an_interrupt_stops_the_run_and_leaves_nothing(
     assert sink.calls == ["open", "abort"]
     assert source.open_partitions == 0
     assert source.rows_read < 100_000_000
+
+
+@pytest.mark.parametrize("deployed", [False, True], ids=["before it is deployed", "just after"])
+def test_an_interrupt_at_the_very_start_leaves_no_run_behind(
+    kit: SimpleNamespace, runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch, deployed: bool
+) -> None:
+    post = LocalRef.post
+
+    def interrupted(self: LocalRef[Any], method: Any, *args: Any, **kwargs: Any) -> None:
+        if method is ClusterActor.deploy_workflow:
+            if deployed:
+                post(self, method, *args, **kwargs)
+            raise KeyboardInterrupt
+        post(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(LocalRef, "post", interrupted)
+    source, sink = kit.FakeSource([100_000_000]), kit.FakeSink()
+    run = kit.make_run(kit.make_plan(source, sink, lambda batch: batch), batching=FIXED_100)
+    with pytest.raises(KeyboardInterrupt):
+        runtime.run(run)
+    workflows = runtime.cluster.ask(ClusterActor.workflows)
+    assert {name: str(status.state.value) for name, status in workflows.items()} == (
+        {run.run_id: "stopped"} if deployed else {}
+    )
+    assert sink.calls[-1:] == (["abort"] if "open" in sink.calls else [])
+    assert source.open_partitions == 0
 
 
 def test_progress_comes_and_ends_with_everything(kit: SimpleNamespace, runtime: LocalRuntime) -> None:
