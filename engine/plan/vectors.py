@@ -34,8 +34,8 @@ def vector_text(program: RecordProgram, target: Target | None = None) -> str:
             single.add(f"text {node.attr.name}")
         elif node.op == "call" and node.attr in MATH_FUNCTIONS and node.attr not in target.vector_math:
             single.add(str(node.attr))
-        elif node.op in ("quotient", "rem") and node.type.is_integer:
-            single.add("whole-number division")  # no instruction set has it for vectors
+        elif node.op == "rem" and not target.has_fused_multiply_add:
+            single.add("remainder of floats")
     if not nodes:
         return "no computation: columns are handed on"
     lanes = f"vectorised: one loop of machine code, {target.lanes} records at once"

@@ -61,7 +61,7 @@ _COMPARE: dict[type[ast.cmpop], str] = {
 }
 _LITERAL_NODES = (ast.BinOp, ast.UnaryOp, ast.Constant, ast.operator, ast.unaryop)
 # Called as they are: they build or show, and compute nothing.
-_NATIVE = frozenset({breakpoint, print, dict, enumerate, frozenset, list, set, tuple, zip})
+_NATIVE = frozenset({breakpoint, print, dict, enumerate, frozenset, list, reversed, set, tuple, zip})
 _LIBRARY_CLASSES = (
     datetime.date,
     datetime.time,
@@ -129,6 +129,8 @@ class Operations:
         found = getattr(owner, name)
         if isinstance(owner, ModuleType):
             return self.target(found)
+        if isinstance(owner, Mapping) and name == "get":
+            return partial(semantics.get, owner)
         if isinstance(owner, type | Mapping) or isinstance(found, FunctionType):
             return self.target(found) if isinstance(found, FunctionType) else found
         raise CompileError(f"{owner!r}.{name}() has no meaning in a record function; use map_batches.")

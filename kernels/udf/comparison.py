@@ -198,6 +198,8 @@ def contains(scope: Scope, item: Value, container: Value) -> Value:
         candidates = container.items
     else:
         scope.fail(f"`in` {describe(container)} is not available", "use a tuple, list or set of constants")
+    if isinstance(item, Group) and item.names is None:
+        return _contains_tuple(scope, item, candidates)
     operand = scope.operand(item)
     result = scope.graph.false
     valid = operand.valid
@@ -214,6 +216,19 @@ def contains(scope: Scope, item: Value, container: Value) -> Value:
             node = scope.graph.op("and", BOOL, node, flag.valid)
         result = scope.graph.op("or", BOOL, result, node)
     return Scalar(BOOL, result, valid)
+
+
+def _contains_tuple(scope: Scope, item: Group, candidates: tuple[Value, ...]) -> Value:
+    """Return whether a tuple of values is one of ``candidates``; unknown where a null decides it."""
+    result = Scalar(BOOL, scope.graph.false)
+    for candidate in candidates:
+        other = _spread_tuple(candidate, item)
+        if not isinstance(other, Group) or other.names is not None or len(other.items) != len(item.items):
+            continue
+        equal = scope.operand(_compare_groups(scope, "==", item, other))
+        assert isinstance(equal, Scalar)
+        result = scope.kleene(result, equal, conjunction=False)
+    return result
 
 
 def _comparable(operand: Scalar | Text, value: Any) -> bool:

@@ -145,7 +145,10 @@ class _Lowering(Loops):
         return False
 
     def _do_Break(self, statement: ast.Break) -> bool:
-        self.loops[-1].leave.append((self.mask or self.graph.true, self.environment))
+        exits = self.loops[-1]
+        if exits.fell_through is not None:
+            self.environment[exits.fell_through] = Constant(False)
+        exits.leave.append((self.mask or self.graph.true, self.environment))
         return False
 
     def _do_Continue(self, statement: ast.Continue) -> bool:

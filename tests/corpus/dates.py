@@ -170,7 +170,7 @@ use("with_columns", "text:s", "parse_date", refused="strptime is not available")
 use("filter", "day:date", "in_the_past", refused=r"\.today.* is not available")(
     lambda r: r.day < date.today()
 )
-use("with_columns", "t:ts", "first_of_the_month", refused=r"the method .replace\(\)")(
+use("with_columns", "t:ts", "first_of_the_month", refused=r"the method .replace\(\) with keyword")(
     lambda r: r.t.replace(day=1)
 )
 use("with_columns", "t:ts", "iso_week", refused=r"the method .isocalendar\(\)")(

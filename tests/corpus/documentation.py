@@ -97,7 +97,7 @@ def memoised(r: Any) -> Any:
     return r.x
 
 
-@use("with_columns", "x:i64[0,20]", refused="only `expression for name in constants` can be compiled")
+@use("with_columns", "x:i64[0,20]")
 def even_squares(r: Any) -> Any:
     return sum(i * i for i in range(20) if i % 2 == 0)
 

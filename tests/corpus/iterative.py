@@ -264,6 +264,8 @@ def arithmetic_geometric_mean(r: Any) -> Any:
 
 @use("with_columns", "n:i64[1,1000000]")
 def binary_length(r: Any) -> Any:
+    if r.n is None:
+        return None
     length = 0
     n = r.n
     while True:
