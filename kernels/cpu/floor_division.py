@@ -209,7 +209,7 @@ def _small_to_int(emitter: Emitter, value: str) -> str:
 def float_remainder(emitter: Emitter, node: Node, x: str, y: str) -> str:
     """Return C's fmod, which is exact: one by one, or in vectors where the CPU has a fused multiply-add."""
     code, vector = emitter.code, emitter.node_type(node)
-    if emitter.lanes == 1 or not emitter.target.has_fused_multiply_add:
+    if emitter.lanes == 1 or not emitter.target.has_fma:
         return code.value(f"frem {vector} {x}, {y}")
     floats, flags = emitter.type_of("double"), emitter.type_of("i1")
     if node.type.bits != 64:  # the remainder of float32 is exact as float32 too

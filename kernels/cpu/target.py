@@ -55,11 +55,6 @@ class Target:
     vector_math32: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def has_fused_multiply_add(self) -> bool:
-        """Whether ``a * b + c`` with one rounding is an instruction, and not a slow function."""
-        return "+fma" in self.features.split(",") or self.triple.startswith(("aarch64", "arm64"))
-
-    @property
     def lanes(self) -> int:
         """Records worked on at once: two registers of float64, and whole bytes of a bitmap."""
         return max(8, self.register_bytes // 4)

@@ -38,7 +38,7 @@ def target(request: pytest.FixtureRequest) -> Target:
     if request.param == "host":
         return host_target()
     features = ",".join(f for f in host_target().features.split(",") if not f.startswith(("+avx512", "+fma")))
-    return dataclasses.replace(host_target(), converts_int64=False, features=features)
+    return dataclasses.replace(host_target(), converts_int64=False, has_fma=False, features=features)
 
 
 def run(fn: Callable[[Any], Any], batch: pa.RecordBatch, target: Target) -> dict[str, list[Any]]:
