@@ -252,8 +252,9 @@ class Emitter:
     def int64_to_float64(self, value: str) -> str:
         """Convert int64 to float64 with one rounding, also where the CPU has no such vector instruction.
 
-        Without it, the high and low halves become exact floats by writing them into the mantissas of 2**84 and 2**52; their
-        difference from the constants is exact and the last addition rounds once (as compilers do for AVX2).
+        Without it, the high and low halves become exact floats by writing them into the mantissas of 2**84 and
+        2**52; their difference from the constants is exact and the last addition rounds once (as compilers do for
+        AVX2).
         """
         code, ints, floats = self.code, self.type_of("i64"), self.type_of("double")
         if self.lanes == 1 or self.target.converts_int64:
@@ -269,7 +270,7 @@ class Emitter:
         return code.value(f"fadd {floats} {high}, {low}")
 
     def _float64_to_int64(self, value: str) -> str:
-        """Convert whole floats that fit to int64, in halves that are read from the mantissas of 1.5 * 2**52 and 2**52."""
+        """Convert whole floats that fit, in halves that are read from the mantissas of 1.5 * 2**52 and 2**52."""
         code, ints, floats = self.code, self.type_of("i64"), self.type_of("double")
         scaled = code.value(f"fmul {floats} {value}, {self.constant(FLOAT64, 2.0**-32)}")
         high = self.intrinsic("floor", "double", scaled)

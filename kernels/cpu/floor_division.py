@@ -36,7 +36,9 @@ def magnitude_bits(node: Node, depth: int = _MAX_DEPTH) -> int:
         return int(abs(node.attr)).bit_length()
     if node.type.kind == "bool" or depth == 0:
         return node.type.bits
-    return min(node.type.bits, _operation_bits(node, [a for a in node.args if a.type.kind != "float"], depth - 1))
+    return min(
+        node.type.bits, _operation_bits(node, [a for a in node.args if a.type.kind != "float"], depth - 1)
+    )
 
 
 def _operation_bits(node: Node, args: list[Node], depth: int) -> int:
@@ -173,7 +175,9 @@ def _by_large_constant(emitter: Emitter, x: str, divisor: int) -> tuple[str, str
         emitter.code, emitter.type_of("i64"), emitter.type_of("double"), emitter.type_of("i1")
     )  # fmt: skip
     zero, one, d = (emitter.splat("i64", str(number)) for number in (0, 1, divisor))
-    ratio = code.value(f"fmul {floats} {emitter.int64_to_float64(x)}, {emitter.constant(FLOAT64, 1.0 / divisor)}")
+    ratio = code.value(
+        f"fmul {floats} {emitter.int64_to_float64(x)}, {emitter.constant(FLOAT64, 1.0 / divisor)}"
+    )
     quotient = _small_to_int(emitter, emitter.intrinsic("floor", "double", ratio))
     rest = code.value(f"sub {ints} {x}, {code.value(f'mul {ints} {quotient}, {d}')}")
     too_high = code.value(f"icmp slt {ints} {rest}, {zero}")
@@ -227,7 +231,8 @@ def float_remainder(emitter: Emitter, node: Node, x: str, y: str) -> str:
     size_x, size_y = (emitter.intrinsic("fabs", "double", value) for value in (x, y))
     within = code.value(f"fcmp olt {floats} {size_x}, {size_y}")  # by infinity, too
     rest = code.value(f"select {flags} {within}, {floats} {x}, {floats} {rest}")
-    signs = code.value(f"fmul {floats} {emitter.intrinsic('copysign', 'double', emitter.constant(FLOAT64, 1.0), x)}, {rest}")
+    sign = emitter.intrinsic("copysign", "double", emitter.constant(FLOAT64, 1.0), x)
+    signs = code.value(f"fmul {floats} {sign}, {rest}")
     overshot = code.value(f"fcmp olt {floats} {signs}, {emitter.constant(FLOAT64, 0.0)}")
     step = emitter.intrinsic("copysign", "double", y, x)
     raised = code.value(f"fadd {floats} {rest}, {step}")

@@ -179,7 +179,8 @@ def _inline_equal(code: Code, op: StringOp) -> str:
         lanes = ", ".join(f"i32 {2 * lane + half}" for lane in range(_LANES))
         word = code.value(f"shufflevector <16 x i64> {words}, <16 x i64> poison, <8 x i32> <{lanes}>")
         wanted, mask = (
-            _signed(int.from_bytes(data[8 * half : 8 * half + 8], "little"), 64) for data in (padded, relevant)
+            _signed(int.from_bytes(data[8 * half : 8 * half + 8], "little"), 64)
+            for data in (padded, relevant)
         )
         word = code.value(f"and <8 x i64> {word}, splat (i64 {mask})")
         same = code.value(f"icmp eq <8 x i64> {word}, splat (i64 {wanted})")
@@ -207,7 +208,9 @@ def _lengths(code: Code, op: StringOp, form: ColumnForm, rest: str) -> None:
     word = _word_at(code, place)
     code.add(f"{all_bits} = or i64 {bits}, {word}")
     code.add(f"br label %{scan}")
-    code.label(tail)  # the last word may begin in the strings before: at worst the group is counted one by one
+    code.label(
+        tail
+    )  # the last word may begin in the strings before: at worst the group is counted one by one
     enough = code.value(f"icmp uge i64 {end}, 8")
     back = code.value(f"sub i64 {end}, 8")
     back = code.value(f"select i1 {enough}, i64 {back}, i64 0")

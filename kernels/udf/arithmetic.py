@@ -62,7 +62,7 @@ def binary(scope: Scope, op: str, left: Value, right: Value) -> Value:
             return folded
     if NULL in (left, right):
         return NULL
-    a, b = scope.operand(left), scope.operand(right)
+    a, b = scope.operands(left, right)
     if isinstance(a, Text) or isinstance(b, Text):
         scope.fail(
             f"{describe(a)} {op} {describe(b)} is not available: record functions do not build new strings",

@@ -246,7 +246,7 @@ def _int(scope: Scope, args: list[Value]) -> Value:
     x = scope.operand(args[0])
     if isinstance(x, Text):
         scope.fail(
-            "int() of a string is not available",
+            "int() of a string is not available: a text that is no number has no result",
             "convert the column with map_batches and pyarrow.compute.cast",
         )
     if x.type.kind == "decimal":
@@ -269,7 +269,7 @@ def _float(scope: Scope, args: list[Value]) -> Value:
     x = scope.operand(args[0])
     if isinstance(x, Text):
         scope.fail(
-            "float() of a string is not available",
+            "float() of a string is not available: a text that is no number has no result",
             "convert the column with map_batches and pyarrow.compute.cast",
         )
     graph = scope.graph
@@ -462,6 +462,11 @@ def call_method(scope: Scope, owner: Value, name: str, args: list[Value]) -> Val
                 return Constant(method(*(a.value for a in args if isinstance(a, Constant))))
             except Exception as error:
                 scope.fail(f".{name}(...): {error}", "")
+    if isinstance(owner, Constant) and type(owner.value).__repr__ is object.__repr__:
+        scope.fail(
+            f"the method .{name}() of an object of class {type(owner.value).__name__} is not available",
+            "write a function of the numbers it needs; attributes of the object may be read",
+        )
     value = scope.operand(owner)
     if isinstance(value, Text):
         return _string_method(scope, value, name, args)

@@ -56,7 +56,7 @@ def compare(scope: Scope, op: str, left: Value, right: Value) -> Value:
     left, right = _spread_tuple(left, right), _spread_tuple(right, left)
     if isinstance(left, Group) and isinstance(right, Group) and op in ("==", "!="):
         return _compare_groups(scope, op, left, right)
-    a, b = scope.operand(left), scope.operand(right)
+    a, b = scope.operands(left, right)
     valid = scope.graph.both(a.valid, b.valid)
     if isinstance(a, Text) and isinstance(b, Text):
         return Scalar(BOOL, text.compare(scope, op, a, b), valid)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from typing import Any
 
 from dataflare.kernels.dtypes import BOOL
 from dataflare.kernels.errors import ColumnNotFoundError, nearest
@@ -301,7 +300,9 @@ class Expressions(Frame):
         items = [(self.expression(key), self.expression(value)) for key, value in pairs]
         if not all(isinstance(k, Constant) and isinstance(v, Constant) for k, v in items):
             self.scope.fail("a dict whose keys are not names must be constant", "write conditions instead")
-        return Constant({k.value: v.value for k, v in items if isinstance(k, Constant) and isinstance(v, Constant)})
+        return Constant(
+            {k.value: v.value for k, v in items if isinstance(k, Constant) and isinstance(v, Constant)}
+        )
 
     def _of_Lambda(self, node: ast.Lambda) -> Value:
         return LocalFunction(node, self.environment)
@@ -339,7 +340,8 @@ class Expressions(Frame):
         if not isinstance(value, Constant):
             self.scope.position = test
             self.scope.fail(
-                "the `if` of a generator depends on the record", "write `x if condition else 0`, or a for loop"
+                "the `if` of a generator depends on the record",
+                "write `x if condition else 0`, or a for loop",
             )
         return bool(value.value)
 

@@ -132,7 +132,11 @@ class _Lowering(Loops):
     def _do_Import(self, statement: ast.Import) -> None:
         for alias in statement.names:
             if alias.name not in _LIBRARIES:
-                self.scope.fail(f"import {alias.name} inside a record function", "import it outside")
+                self.scope.fail(
+                    f"`import {alias.name}` inside a record function is not available: only "
+                    f"{', '.join(_LIBRARIES)} are",
+                    "compute it in .map_batches(fn), which may use any library",
+                )
             self.environment[alias.asname or alias.name] = Constant(importlib.import_module(alias.name))
 
     def _do_Return(self, statement: ast.Return) -> bool:

@@ -24,11 +24,10 @@ def constant_table(value: Value) -> Any:
     """Return the dict, list or tuple that a value is a constant form of, or None."""
     if isinstance(value, Constant) and isinstance(value.value, dict | tuple | list):
         return value.value
-    if isinstance(value, Group) and value.names is not None and not value.is_input:
-        if all(isinstance(item, Constant) for item in value.items):
-            constants = [item.value for item in value.items if isinstance(item, Constant)]
-            return dict(zip(value.names, constants, strict=True))
-    return None
+    if not isinstance(value, Group) or value.names is None or value.is_input:
+        return None
+    constants = [item.value for item in value.items if isinstance(item, Constant)]
+    return dict(zip(value.names, constants, strict=True)) if len(constants) == len(value.items) else None
 
 
 def look_up(scope: Scope, table: Any, index: Value, missing: Value = NULL) -> Value:

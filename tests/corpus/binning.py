@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 import numpy as np
-
 from corpus.entry import use
 
 EDGES = (0, 10, 20, 50, 100)

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-
 from corpus.entry import use
 
 SENTINELS = (-999, -9999, 9999)

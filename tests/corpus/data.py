@@ -10,7 +10,6 @@ from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
-
 from corpus.entry import Column, Entry
 
 __all__ = ["batch_for"]

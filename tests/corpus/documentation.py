@@ -7,7 +7,6 @@ import random
 from typing import Any
 
 import numpy as np
-
 from corpus.entry import use
 
 THRESHOLD = 10
@@ -116,6 +115,9 @@ class Scaler:
 SCALER = Scaler(3.0, 2.0)
 
 use("with_columns", "x:f64", "attributes_of_an_object")(lambda r: (r.x - SCALER.mean) / SCALER.scale)
-use("with_columns", "x:f64", "method_of_an_object", refused="method .transform|is not a value")(
-    lambda r: SCALER.transform(r.x)
-)
+use(
+    "with_columns",
+    "x:f64",
+    "method_of_an_object",
+    refused="the method .transform.. of an object of class Scaler",
+)(lambda r: SCALER.transform(r.x))

@@ -138,7 +138,7 @@ def shard(r: Any) -> Any:
     return abs(r.id * 2654435761) % r.shards
 
 
-@use("with_columns", "text:s", refused="import hashlib inside a record function")
+@use("with_columns", "text:s", refused="`import hashlib` inside a record function is not available")
 def digest(r: Any) -> Any:
     import hashlib
 

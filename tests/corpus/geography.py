@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-
 from corpus.entry import use
 
 EARTH_KM = 6371.0

@@ -14,14 +14,14 @@ from collections import Counter
 from typing import NamedTuple
 
 import pyarrow as pa
+from corpus.entry import ENTRIES, Entry
+
 from dataflare.kernels.cpu.target import MATH_FUNCTIONS, Target, host_target
 from dataflare.kernels.errors import CompileError
 from dataflare.kernels.udf.program import RecordProgram, build_program
 from dataflare.kernels.udf.source import function_ast
 from dataflare.kernels.udf.stages import FilterStage, MapStage, Stage, WithColumnsStage
 from dataflare.plan.vectors import vector_text
-
-from corpus.entry import ENTRIES, Entry
 
 __all__ = ["Outcome", "entries", "outcome_of", "stage_of", "table"]
 
@@ -71,7 +71,7 @@ def outcome_of(entry: Entry) -> Outcome:
 def full_target() -> Target:
     """Return this machine with every vector function that there may be."""
     known = set(MATH_FUNCTIONS) - {"gamma", "lgamma"}  # libmvec has no others
-    return dataclasses.replace(host_target(), vector_math={name: name for name in known})
+    return dataclasses.replace(host_target(), has_fma=True, vector_math={name: name for name in known})
 
 
 def _reason(message: str) -> str:
@@ -90,12 +90,17 @@ def table(found: list[Entry]) -> str:
     lines = [
         "# Record functions and what becomes of them",
         "",
-        f"{len(found)} functions as people write them, from the themes below, none written for this compiler. Of all,",
-        f"{counts['vectorised']} ({share:.0f} %) are vectorised whole, {counts['record by record']} run with the part that is "
-        f"named record by record inside the loop,",
-        f"and {counts['refused']} are refused, before anything runs, with the reason that is given (and, in the message, the",
-        "place and a way out). `tests/corpus` holds them; each that compiles is tested against plain Python, bit for bit.",
-        "Functions of several lines are shown by their result. This page is made by `python -m corpus`; a test keeps it true.",
+        f"{len(found)} functions as people write them, each from a task of its theme. {counts['vectorised']} of them "
+        f"({share:.1f} %) are vectorised",
+        f"whole, {counts['record by record']} compute the part that is named record by record inside the loop, and "
+        f"{counts['refused']} are refused before anything",
+        "runs, with the reason that is given here and the place and a way out in the message.",
+        "",
+        "`tests/corpus` holds them, with the types of their columns. Each that compiles is tested against plain Python:",
+        "equal to the bit, or to the last digits where it calls functions such as `sin`. The judgement is for a CPU",
+        "with AVX2 or better and glibc's libmvec. Text in a dictionary column is compared once for each distinct value;",
+        "groups of records that hold a whole number from 2**51 on are divided one by one, and so are those with text",
+        "that is not ASCII measured. A test keeps this page true; `python -m corpus` makes it anew.",
     ]
     for theme in THEMES:
         mine = [entry for entry in found if entry.theme == theme]
@@ -103,22 +108,30 @@ def table(found: list[Entry]) -> str:
         for entry in mine:
             outcome = outcomes[entry]
             text = outcome.kind if not outcome.detail else f"{outcome.kind}: {_escaped(outcome.detail)}"
-            lines.append(f"| {entry.name.replace('_', ' ')} | `{_source(entry)}` | {text} |")
+            line = entry.function.__code__.co_firstlineno
+            name = f"[{entry.name.replace('_', ' ')}](../tests/corpus/{theme}.py#L{line})"
+            lines.append(f"| {name} | `{_source(entry)}` | {text} |")
     return "\n".join(lines) + "\n"
 
 
 def _source(entry: Entry) -> str:
-    """Return a function in one short line: a lambda's body, or how many lines a ``def`` has and what it returns."""
+    """Return the beginning of a function in one line: the body of a lambda, the statements of a ``def``."""
     node = function_ast(entry.function).node
+    body: list[ast.stmt] | list[ast.expr] = [node.body] if isinstance(node, ast.Lambda) else node.body
+    if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
+        body = node.body[1:]
+    first, end = body[0], body[-1].end_lineno
+    lines = linecache.getlines(entry.function.__code__.co_filename)[first.lineno - 1 : end]
     if isinstance(node, ast.Lambda):
-        text = ast.unparse(node.body)
-    else:
-        returns = [n for n in ast.walk(node) if isinstance(n, ast.Return) and n.value is not None]
-        last = ast.unparse(returns[-1].value) if returns and returns[-1].value else "None"
-        assert node.end_lineno is not None
-        body = linecache.getlines(entry.function.__code__.co_filename)[node.lineno - 1 : node.end_lineno]
-        text = f"… return {last}" if len(body) > 2 else f"return {last}"
+        lines[-1] = lines[-1].encode()[: body[-1].end_col_offset].decode()
+    lines[0] = lines[0].encode()[first.col_offset :].decode()
+    text = "".join(_joined(line.strip()) for line in lines).removesuffix("; ")
     return _escaped(text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…")
+
+
+def _joined(line: str) -> str:
+    """Return a line with what separates it from the next one of its function."""
+    return line + (" " if line.endswith((":", ",", "(", "[", "{")) else "; ")
 
 
 def _escaped(text: str) -> str:

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-
 from corpus.entry import use
 
 G = 6.67430e-11

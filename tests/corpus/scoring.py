@@ -6,7 +6,6 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-
 from corpus.entry import use
 
 WEIGHTS = (0.5, 0.3, 0.2)
@@ -96,13 +95,12 @@ def rfm_segment(r: Any) -> Any:
     def third(value: Any, low: Any, high: Any) -> Any:
         return 1 if value < low else 2 if value < high else 3
 
-    score = (4 - third(r.recency, 30, 120)) * 100 + third(r.frequency, 3, 12) * 10 + third(r.money, 100, 900)
-    return score
+    return (4 - third(r.recency, 30, 120)) * 100 + third(r.frequency, 3, 12) * 10 + third(r.money, 100, 900)
 
 
 @use("filter", "rating:f32 reviews:i32 price:f64")
 def worth_showing(r: Any) -> Any:
-    return r.rating >= 4 and r.reviews > 20 and r.price < 100 or r.rating >= 4.8
+    return (r.rating >= 4 and r.reviews > 20 and r.price < 100) or r.rating >= 4.8
 
 
 @use("with_columns", "t1:f64 t2:f64 t3:f64")

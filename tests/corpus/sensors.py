@@ -6,7 +6,6 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-
 from corpus.entry import use
 
 LIMITS = {"temp": 80.0, "vibration": 12.0, "pressure": 6.5}

@@ -17,12 +17,16 @@ use("filter", "file:s{a.txt|b.csv|c.parquet|x}", "is_a_table_file")(
     lambda r: r.file.endswith((".csv", ".parquet"))
 )
 use("filter", "name:s", "short_name")(lambda r: len(r.name) <= 3)
-use("filter", "mail:s{a@x.org|bob|c@y.com}", "has_an_at_sign")(lambda r: "@" in r.mail)
+use("filter", "mail:s{a@x.org|bob|c@y.com}", "has_an_at_sign", single="text contains")(
+    lambda r: "@" in r.mail
+)
 use("with_columns", "title:ls{Mr|Dr|Sir|}", "is_a_title")(lambda r: r.title in TITLES)
 use("with_columns", "status:s{new|open|closed|lost}", "status_number")(lambda r: CODES[r.status])
-use("with_columns", "first:s second:s", "alphabetically_first")(lambda r: min(r.first, r.second))
+use("with_columns", "first:s second:s", "alphabetically_first", single="text lt")(
+    lambda r: min(r.first, r.second)
+)
 use("with_columns", "nick:s name:s", "display_name")(lambda r: r.nick or r.name or "anonymous")
-use("filter", "a:s b:s", "same_text")(lambda r: r.a == r.b)
+use("filter", "a:s b:s", "same_text", single="text eq")(lambda r: r.a == r.b)
 use("filter", "text:sv{|x|a long text that is not inline}", "not_empty")(lambda r: r.text != "")
 
 
@@ -35,7 +39,7 @@ def scheme(r: Any) -> Any:
     return "other"
 
 
-@use("with_columns", "zip:s{10115|80331|1010|}")
+@use("with_columns", "zip:s{10115|80331|1010|}", single="text lt")
 def region_by_zip(r: Any) -> Any:
     if len(r.zip) != 5:
         return None
@@ -77,13 +81,42 @@ def severity(r: Any) -> Any:
     return -1
 
 
-use("with_columns", "code:s{DE123|FR9|U}", "country_prefix")(lambda r: r.code[:2])
-use("with_columns", "code:s{DE123|FR9|U}", "last_character_is_digit")(lambda r: r.code[-1:].isdigit())
-use("with_columns", "name:s", "trimmed")(lambda r: r.name.strip())
-use("filter", "city:s{ROME|rome|Oslo}", "city_without_case")(lambda r: r.city.lower() == "rome")
-use("with_columns", "mail:s{a@x.org|bob|c@y.com}", "place_of_at")(lambda r: r.mail.find("@"))
-use("with_columns", "amount:s{12|-7|x| 5}", "text_to_integer")(lambda r: int(r.amount))
-use("with_columns", "amount:s{1.5|-2e3|nan|abc}", "text_to_float")(lambda r: float(r.amount))
+use("with_columns", "code:s{DE123|FR9|U}", "country_prefix", refused="slices of string cannot be compiled")(
+    lambda r: r.code[:2]
+)
+use(
+    "with_columns",
+    "code:s{DE123|FR9|U}",
+    "last_character_is_digit",
+    refused="slices of string cannot be compiled",
+)(lambda r: r.code[-1:].isdigit())
+use("with_columns", "name:s", "trimmed", refused="the string method .strip\\(\\) is not available")(
+    lambda r: r.name.strip()
+)
+use(
+    "filter",
+    "city:s{ROME|rome|Oslo}",
+    "city_without_case",
+    refused="the string method .lower\\(\\) is not available",
+)(lambda r: r.city.lower() == "rome")
+use(
+    "with_columns",
+    "mail:s{a@x.org|bob|c@y.com}",
+    "place_of_at",
+    refused="the string method .find\\(\\) is not available",
+)(lambda r: r.mail.find("@"))
+use(
+    "with_columns",
+    "amount:s{12|-7|x| 5}",
+    "text_to_integer",
+    refused="int\\(\\) of a string is not available",
+)(lambda r: int(r.amount))
+use(
+    "with_columns",
+    "amount:s{1.5|-2e3|nan|abc}",
+    "text_to_float",
+    refused="float\\(\\) of a string is not available",
+)(lambda r: float(r.amount))
 use("with_columns", "name:s", "initials", refused="the string method .split")(
     lambda r: r.name.split(" ")[0][0]
 )

@@ -68,7 +68,9 @@ def test_it_gives_what_plain_python_gives(entry: Any, run_on: Any) -> None:
     stages = [outcome.stage_of(entry)]
     for part in (batch, batch.slice(7, 1)):
         made, expected = run_on("cpu", stages, part), run_on("python", stages, part)
-        compare = assert_close if is_approximate(build_program(stages, batch.schema)) else assert_batches_equal
+        compare = (
+            assert_close if is_approximate(build_program(stages, batch.schema)) else assert_batches_equal
+        )
         compare(made.batch, expected.batch)
         assert made.rows_dropped_null_predicate == expected.rows_dropped_null_predicate
 
@@ -79,7 +81,10 @@ def test_the_outcome_is_the_expected_one(entry: Any) -> None:
     if entry.refused:
         assert found.kind == "refused"
     else:
-        assert (found.kind, found.detail) == ("record by record" if entry.single else "vectorised", entry.single)
+        assert (found.kind, found.detail) == (
+            "record by record" if entry.single else "vectorised",
+            entry.single,
+        )
 
 
 @pytest.mark.parametrize("entry", [pytest.param(e, id=e.name) for e in ENTRIES if e.refused])

@@ -26,11 +26,32 @@ from dataflare.kernels.udf.stages import MapStage
 
 ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 EDGES = sorted(
-    {s * (2**p + d) for p in (0, 1, 2, 13, 31, 32, 49, 50, 51, 52, 53, 62, 63) for d in (-1, 0, 1) for s in (1, -1)}
+    {
+        s * (2**p + d)
+        for p in (0, 1, 2, 13, 31, 32, 49, 50, 51, 52, 53, 62, 63)
+        for d in (-1, 0, 1)
+        for s in (1, -1)
+    }
 )
 SIGNED = [e for e in EDGES if -(2**63) <= e < 2**63]
-UNSIGNED = [e for e in EDGES if 0 <= e] + [2**64 - 1, 2**64 - 2]
-CONSTANTS = (3, 7, 10, 1000, 8191, 8192, 8193, 86_400, 10**9, 86_400 * 10**9, 2**50 + 1, 2**51 + 1, 2**63 - 1, -1, -7)
+UNSIGNED = [e for e in EDGES if e >= 0] + [2**64 - 1, 2**64 - 2]
+CONSTANTS = (
+    3,
+    7,
+    10,
+    1000,
+    8191,
+    8192,
+    8193,
+    86_400,
+    10**9,
+    86_400 * 10**9,
+    2**50 + 1,
+    2**51 + 1,
+    2**63 - 1,
+    -1,
+    -7,
+)
 
 
 @pytest.fixture(params=["host", "plain"])
@@ -55,7 +76,9 @@ def values(kind: pa.DataType, *, largest: int | None = None) -> list[int]:
     chance = random.Random(str(kind))
     signed = pa.types.is_signed_integer(kind)
     edges = [e for e in (SIGNED if signed else UNSIGNED) if largest is None or abs(e) <= largest]
-    drawn = [int(chance.choice((1, -1) if signed else (1,)) * 2 ** chance.uniform(0, 62.9)) for _ in range(200)]
+    drawn = [
+        int(chance.choice((1, -1) if signed else (1,)) * 2 ** chance.uniform(0, 62.9)) for _ in range(200)
+    ]
     return edges + [d for d in drawn if largest is None or abs(d) <= largest]
 
 
@@ -68,9 +91,13 @@ def both(r: Any) -> Any:
 def test_any_two_integers_divide_exactly(kind: pa.DataType, largest: int | None, target: Target) -> None:
     pool = values(kind, largest=largest)
     pairs = [(a, b) for a in pool[::2] for b in pool[1::2]]
-    batch = pa.record_batch({"a": pa.array([a for a, _ in pairs], kind), "b": pa.array([b for _, b in pairs], kind)})
+    batch = pa.record_batch(
+        {"a": pa.array([a for a, _ in pairs], kind), "b": pa.array([b for _, b in pairs], kind)}
+    )
     made = run(both, batch, target)
-    wrapped = [None if b == 0 else a // b if a // b < 2**63 or kind == pa.uint64() else -(2**63) for a, b in pairs]
+    wrapped = [
+        None if b == 0 else a // b if a // b < 2**63 or kind == pa.uint64() else -(2**63) for a, b in pairs
+    ]
     assert made == {"q": wrapped, "m": [None if b == 0 else a % b for a, b in pairs]}
 
 
@@ -81,9 +108,15 @@ def test_constants_divide_exactly(kind: Any, divisor: int, target: Target) -> No
         pytest.skip("refused: an unsigned number and a negative one")
     pool = [v for v in values(kind) if kind != pa.int32() or -(2**31) <= v < 2**31]
     near = [k * divisor + d for k in (-3, -1, 0, 1, 2, 10**6) for d in (-1, 0, 1)]
-    low, high = (0, 2**64) if kind == pa.uint64() else (-(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1))
+    low, high = (
+        (0, 2**64) if kind == pa.uint64() else (-(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1))
+    )
     pool += [v for v in near if low <= v < high]
-    made = run(lambda r: {"q": r.a // divisor, "m": r.a % divisor}, pa.record_batch({"a": pa.array(pool, kind)}), target)
+    made = run(
+        lambda r: {"q": r.a // divisor, "m": r.a % divisor},
+        pa.record_batch({"a": pa.array(pool, kind)}),
+        target,
+    )
     quotients = [v // divisor for v in pool]
     assert made == {"q": [-(2**63) if q == 2**63 else q for q in quotients], "m": [v % divisor for v in pool]}
 
@@ -102,7 +135,22 @@ def test_a_division_inside_a_loop_and_its_remainder(target: Target) -> None:
 
 
 FLOATS = (
-    *(0.0, -0.0, 0.5, 1.0, -1.0, 2.0, 3.0, 0.1, 1e-310, 5e-324, 1e300, 1.7976931348623157e308, 360.0, 2.0**52),
+    *(
+        0.0,
+        -0.0,
+        0.5,
+        1.0,
+        -1.0,
+        2.0,
+        3.0,
+        0.1,
+        1e-310,
+        5e-324,
+        1e300,
+        1.7976931348623157e308,
+        360.0,
+        2.0**52,
+    ),
     *(math.inf, -math.inf, math.nan, math.pi, -7.25, 4503599627370497.5, 1e16),
 )
 
