@@ -1,10 +1,10 @@
 """Floor division and remainder for whole vectors, though no instruction set divides vectors of 64-bit integers.
 
-Integers below 2**51 divide exactly as float64: the rounded quotient is off by one at most, and products of it are
-exact, so that a comparison puts it right (as in Granlund and Montgomery, "Division by invariant integers using
-multiplication", 1994, by reals). A group that holds a larger one is divided one by one, by a branch that is hardly ever
-taken; where the types or constants bound the values, it is left out. The remainder of floats is that of C's fmod, by
-a fused multiply-add that is exact below a quotient of 2**52.
+Integers below 2**51 divide exactly as float64, by a quotient that is kept away from the integers by more than it is
+rounded. A group that holds a larger one is divided one by one, by a branch that is hardly ever taken; where the types
+or constants bound the values, it is left out. Any int64 is divided by a large constant, whose quotient is put right
+where it is off by one. The remainder of floats is that of C's fmod, by a fused multiply-add that is exact below a
+quotient of 2**52. Division of floats by constants is in ``division``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["float_remainder", "floor_division", "magnitude_bits"]
 
 _EXACT_BITS = 51
-"""Integers of fewer bits are exact as float64 with room for a product that is off by one divisor."""
+"""Integers of up to so many bits are exact as float64, with half added too, and rounding moves no quotient too far."""
 
 _LARGE_DIVISOR = 2**13
 """From this constant on, the quotient of any int64 is below 2**50, and its error below one."""
@@ -134,39 +134,25 @@ def _one_by_one(emitter: Emitter, x: str, y: str, *, signed: bool) -> tuple[str,
 
 
 def _as_floats(emitter: Emitter, x: str, y: str, constant: float | None) -> tuple[str, str]:
-    """Divide integers below 2**51 as float64, by the reciprocal if the divisor is a constant."""
-    code, floats, flags = emitter.code, emitter.type_of("double"), emitter.type_of("i1")
-    zero, one = emitter.constant(FLOAT64, 0.0), emitter.constant(FLOAT64, 1.0)
+    """Divide integers below 2**51 as float64, by the reciprocal if the divisor is a positive constant.
+
+    Half is added to the dividend (taken off it, if the divisor is negative): so the exact quotient is at least half
+    over the divisor away from the integers that it lies between, and the error of one or two roundings is less.
+    """
+    code, floats = emitter.code, emitter.type_of("double")
     a = _small_to_float(emitter, x)
-    if constant is None:
-        b = _small_to_float(emitter, y)
-        ratio = code.value(f"fdiv {floats} {a}, {b}")
-    else:
+    half = emitter.constant(FLOAT64, 0.5)
+    if constant is not None and constant > 0:
         b = emitter.constant(FLOAT64, constant)
-        ratio = code.value(f"fmul {floats} {a}, {emitter.constant(FLOAT64, 1.0 / constant)}")
+        between = code.value(f"fadd {floats} {a}, {half}")
+        ratio = code.value(f"fmul {floats} {between}, {emitter.constant(FLOAT64, 1.0 / constant)}")
+    else:
+        b = _small_to_float(emitter, y)
+        between = code.value(f"fadd {floats} {a}, {emitter.intrinsic('copysign', 'double', half, b)}")
+        ratio = code.value(f"fdiv {floats} {between}, {b}")
     quotient = emitter.intrinsic("floor", "double", ratio)
     rest = code.value(f"fsub {floats} {a}, {code.value(f'fmul {floats} {quotient}, {b}')}")
-    below = code.value(f"fcmp olt {floats} {rest}, {zero}")
-    if constant is None:  # rounding only ever raises a quotient to the next integer
-        negative = code.value(f"fcmp olt {floats} {b}, {zero}")
-        inexact = code.value(f"fcmp one {floats} {rest}, {zero}")
-        too_high = code.value(f"and {flags} {inexact}, {code.value(f'xor {flags} {below}, {negative}')}")
-    elif constant > 0:
-        too_high = below
-    else:
-        too_high = code.value(f"fcmp ogt {floats} {rest}, {zero}")
-    lower = code.value(f"fsub {floats} {quotient}, {one}")
-    raised = code.value(f"fadd {floats} {rest}, {b}")
-    fixed_quotient = code.value(f"select {flags} {too_high}, {floats} {lower}, {floats} {quotient}")
-    fixed_rest = code.value(f"select {flags} {too_high}, {floats} {raised}, {floats} {rest}")
-    if constant is not None:  # the reciprocal is rounded too, and may give one too little
-        order = "oge" if constant > 0 else "ole"
-        too_low = code.value(f"fcmp {order} {floats} {rest}, {b}")
-        higher = code.value(f"fadd {floats} {quotient}, {one}")
-        less = code.value(f"fsub {floats} {rest}, {b}")
-        fixed_quotient = code.value(f"select {flags} {too_low}, {floats} {higher}, {floats} {fixed_quotient}")
-        fixed_rest = code.value(f"select {flags} {too_low}, {floats} {less}, {floats} {fixed_rest}")
-    return _small_to_int(emitter, fixed_quotient), _small_to_int(emitter, fixed_rest)
+    return _small_to_int(emitter, quotient), _small_to_int(emitter, rest)
 
 
 def _by_large_constant(emitter: Emitter, x: str, divisor: int) -> tuple[str, str]:

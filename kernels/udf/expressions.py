@@ -290,7 +290,10 @@ class Expressions(Frame):
                 return self._table(node)
             if not isinstance(name, Constant) or not isinstance(name.value, str):
                 self.scope.position = key
-                self.scope.fail("the column names of a record must be constant strings", "")
+                self.scope.fail(
+                    "the column names of a record must be constant strings",
+                    "write the names out; to look a value up, use a dict with constant keys",
+                )
             fields[name.value] = value
         return Group(tuple(fields.values()), tuple(fields))
 

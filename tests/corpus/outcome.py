@@ -96,11 +96,11 @@ def table(found: list[Entry]) -> str:
         f"{counts['refused']} are refused before anything",
         "runs, with the reason that is given here and the place and a way out in the message.",
         "",
-        "`tests/corpus` holds them, with the types of their columns. Each that compiles is tested against plain Python:",
-        "equal to the bit, or to the last digits where it calls functions such as `sin`. The judgement is for a CPU",
-        "with AVX2 or better and glibc's libmvec. Text in a dictionary column is compared once for each distinct value;",
-        "groups of records that hold a whole number from 2**51 on are divided one by one, and so are those with text",
-        "that is not ASCII measured. A test keeps this page true; `python -m corpus` makes it anew.",
+        "`tests/corpus` holds them, with the types of their columns. Each that compiles is tested against plain",
+        "Python: equal to the bit, or to the last digits where it calls functions such as `sin`. The judgement is for",
+        "a CPU with AVX2 or better and glibc's libmvec. Text in a dictionary column is compared once for each distinct",
+        "value; groups of records that hold a whole number from 2**51 on are divided one by one, and `len` counts text",
+        "that is not ASCII one by one. A test keeps this page true; `python -m corpus` makes it anew.",
     ]
     for theme in THEMES:
         mine = [entry for entry in found if entry.theme == theme]
