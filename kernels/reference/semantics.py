@@ -19,7 +19,16 @@ import numpy as np
 from dataflare.kernels.errors import CompileError
 from dataflare.kernels.reference import arithmetic, comparison, conversions, mathematics, strings
 from dataflare.kernels.reference.decimals import decimal_of_int
-from dataflare.kernels.reference.logic import both, condition, decides_and, decides_or, either, negate
+from dataflare.kernels.reference.logic import (
+    and_lazily,
+    both,
+    condition,
+    decides_and,
+    decides_or,
+    either,
+    negate,
+    or_lazily,
+)
 from dataflare.kernels.reference.times import TimeValue
 from dataflare.kernels.reference.values import family, lift, unsupported
 
@@ -28,6 +37,7 @@ __all__ = [
     "FUNCTIONS",
     "METHODS",
     "UNARY_OPERATORS",
+    "and_lazily",
     "attribute",
     "both",
     "compare_chain",
@@ -39,6 +49,7 @@ __all__ = [
     "element",
     "get",
     "negate",
+    "or_lazily",
 ]
 
 Operation = Callable[..., Any]

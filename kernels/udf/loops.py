@@ -93,7 +93,7 @@ class Loops(Invocations):
         mask, self.environment = self._gather(statement, leave)
         broken = [place for place in leave if place[1].get(flag or "") == Constant(False)]
         for name, value in self._gather(statement, broken)[1].items() if broken else ():
-            if isinstance(self.environment.get(name), Unbound):
+            if isinstance(self.environment.get(name), Unbound) and not isinstance(value, Unbound):
                 self.environment[_LEFT + name] = value
         self.mask = entry if mask is self.graph.true else mask
         return self._after_returns() and self._else(statement, flag)

@@ -150,6 +150,18 @@ def first_multiple(r: Any) -> Any:
     return result
 
 
+def inner_variable_left_behind(r: Any) -> Any:
+    total = r.n
+    for i in (1, 2):
+        if total > 9:
+            break
+        for k in range(i):
+            total += k + i
+    else:
+        total = -total
+    return total
+
+
 def primes_below(r: Any) -> Any:
     count = 0
     for n in range(2, r.n):
@@ -528,6 +540,12 @@ CONTROL_FLOW = [
     Rule("while else", prime_by_else, {"n": i64(1, 2, 9, 13, None)}, flags(False, True, False, True, None)),
     Rule("for else", first_multiple, {"n": i64(9, 10, 7, None)}, i64(3, 5, -1, -1)),
     Rule(
+        "variables of an inner loop before an else",
+        inner_variable_left_behind,
+        {"n": i64(0, 9, 8, 20)},
+        i64(-6, 10, -14, 20),
+    ),
+    Rule(
         "else of a loop inside a loop",
         primes_below,
         {"n": i64(0, 3, 10, 20)},
@@ -562,6 +580,12 @@ CONTROL_FLOW = [
         lambda r: sum(r.a * i for i in range(6) if i % 2),
         {"a": i64(2)},
         i64(18),
+    ),
+    Rule(
+        "choices among the items of a generator",
+        lambda r: sum(x * 2 for x in (r.a or 5, r.a and r.b)),
+        {"a": i64(2, 0), "b": i64(3, 3)},
+        i64(10, 10),
     ),
     Rule("part of constants", lambda r: r.a in (1, 2, 3)[1:], {"a": i64(1, 2)}, flags(False, True)),
     Rule(
