@@ -49,11 +49,14 @@ def grouped_function(name: str, rest: str, op: StringOp, form: ColumnForm) -> tu
     """
     code = Code()
     code.label("entry")
+    code.add(f"%whole = and i64 %rows, -{_LANES}")
+    some = code.value("icmp ne i64 %whole, 0")
+    code.add(f"br i1 {some}, label %groups, label %leftover")  # fewer rows may have no offsets at all
+    code.label("groups")
     for slot in (2, 3):
         address = code.value(f"getelementptr i64, ptr %column0, i64 {slot}")
         code.add(f"%slot{slot} = load i64, ptr {address}, align 8")
         code.add(f"%place{slot} = inttoptr i64 %slot{slot} to ptr")
-    code.add(f"%whole = and i64 %rows, -{_LANES}")
     end = "%whole"
     if form in _OFFSET_FORMS:
         last = _offset_at(code, form, code.value("add i64 %first, %rows"))
@@ -75,10 +78,11 @@ def grouped_function(name: str, rest: str, op: StringOp, form: ColumnForm) -> tu
         target = code.value("getelementptr i8, ptr %out, i64 %i")
         code.add(f"store <8 x i8> {bytes_}, ptr {target}, align 1")
     code.add(f"%following = add i64 %i, {_LANES}")
-    code.lines.insert(phi, f"  %i = phi i64 [ 0, %entry ], [ %following, %{code.block} ]")
+    code.lines.insert(phi, f"  %i = phi i64 [ 0, %groups ], [ %following, %{code.block} ]")
     code.add("br label %head")
     code.label("leftover")
-    _call_rest(code, op, rest, "%i", code.value("sub i64 %rows, %i"))
+    code.add("%done = phi i64 [ 0, %entry ], [ %i, %head ]")
+    _call_rest(code, op, rest, "%done", code.value("sub i64 %rows, %done"))
     code.add("ret void")
     head = f"define void @{name}(ptr %column0, ptr %column1, i64 %first, i64 %rows, ptr noalias %out) #0 {{"
     return "\n".join([head, *code.lines, "}"]), list(code.declarations)
@@ -208,9 +212,8 @@ def _lengths(code: Code, op: StringOp, form: ColumnForm, rest: str) -> None:
     word = _word_at(code, place)
     code.add(f"{all_bits} = or i64 {bits}, {word}")
     code.add(f"br label %{scan}")
-    code.label(
-        tail
-    )  # the last word may begin in the strings before: at worst the group is counted one by one
+    # The last word may begin in the strings before: at worst the group is counted one by one.
+    code.label(tail)
     enough = code.value(f"icmp uge i64 {end}, 8")
     back = code.value(f"sub i64 {end}, 8")
     back = code.value(f"select i1 {enough}, i64 {back}, i64 0")

@@ -462,7 +462,7 @@ def call_method(scope: Scope, owner: Value, name: str, args: list[Value]) -> Val
                 return Constant(method(*(a.value for a in args if isinstance(a, Constant))))
             except Exception as error:
                 scope.fail(f".{name}(...): {error}", "")
-    if isinstance(owner, Constant) and type(owner.value).__repr__ is object.__repr__:
+    if isinstance(owner, Constant) and getattr(type(owner.value), "__repr__", None) is object.__repr__:
         scope.fail(
             f"the method .{name}() of an object of class {type(owner.value).__name__} is not available",
             "write a function of the numbers it needs; attributes of the object may be read",

@@ -144,3 +144,11 @@ def test_a_group_is_compared_without_a_call_for_each_string() -> None:
     text = generate(program, host_target()).text
     assert "masked.gather" in text
     assert "memcmp" in text  # the last few
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=str)
+def test_no_rows_and_no_entries(kind: Any, run_on: Any) -> None:
+    for texts in (pa.array([], kind), pa.nulls(9, kind)):
+        expected = [None] * len(texts)
+        assert results(run_on, texts, lambda r: {"x": r.s.startswith("ab")}) == expected
+        assert results(run_on, texts, lambda r: {"x": len(r.s)}) == expected
