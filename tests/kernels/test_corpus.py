@@ -105,3 +105,4 @@ def test_nine_of_ten_are_vectorised() -> None:
 def test_the_page_shows_what_is_so() -> None:
     shown = (ROOT / "examples" / "functions.md").read_text(encoding="utf-8")
     assert shown == outcome.table(ENTRIES), "make it anew: PYTHONPATH=build/typing:tests python -m corpus"
+    assert f"[{len(ENTRIES)} functions" in (ROOT / "README.md").read_text(encoding="utf-8")
