@@ -24,22 +24,32 @@ def vector_text(program: RecordProgram, target: Target | None = None) -> str:
     target
         The CPU; this machine's when None.
     """
+    from dataflare.kernels.cpu.layout import ColumnForm, layout_of
     from dataflare.kernels.cpu.target import MATH_FUNCTIONS, host_target
+    from dataflare.kernels.cpu.text_groups import takes_groups
 
     target = host_target() if target is None else target
     single: set[str] = set()
+    distinct: set[str] = set()
+    columns = layout_of(program, program.dense).columns
     nodes = list(_nodes(node for _, node in program.dense.roots))
     for node in nodes:
         if node.op == "string_op":
-            single.add(f"text {node.attr.name}")
+            forms = [None if x.column is None else columns[x.column].form for x in node.attr.leaves]
+            if ColumnForm.DICTIONARY in forms:
+                distinct.add(f"text {node.attr.name}")
+            elif not takes_groups(node.attr, forms):
+                single.add(f"text {node.attr.name}")
         elif node.op == "call" and node.attr in MATH_FUNCTIONS and node.attr not in target.vector_math:
             single.add(str(node.attr))
-        elif node.op in ("quotient", "rem") and node.type.is_integer:
-            single.add("whole-number division")  # no instruction set has it for vectors
+        elif node.op == "rem" and not target.has_fma:
+            single.add("remainder of floats")
     if not nodes:
         return "no computation: columns are handed on"
-    lanes = f"vectorised: one loop of machine code, {target.lanes} records at once"
-    return f"{lanes}; one by one: {', '.join(sorted(single))}" if single else lanes
+    text = f"vectorised: one loop of machine code, {target.lanes} records at once"
+    if distinct:
+        text += f"; once for each distinct value: {', '.join(sorted(distinct))}"
+    return f"{text}; one by one: {', '.join(sorted(single))}" if single else text
 
 
 def _nodes(roots: Iterable[Node]) -> Iterator[Node]:

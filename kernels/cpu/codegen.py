@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from dataflare.kernels.cpu import store, strings
+from dataflare.kernels.cpu import store, strings, text_groups
 from dataflare.kernels.cpu.emit import Code, Emitter, lane_type
 from dataflare.kernels.cpu.layout import (
     ColumnForm,
@@ -96,10 +96,15 @@ class _Module:
         name = self._names.get(key)
         if name is None:
             name = self._names[key] = f"string{len(self._names)}"
-            text, declarations = strings.string_function(name, op, forms, nullable=nullable)
-            self.functions.append(text)
-            self.declarations.update(declarations)
-            self.globals += strings.string_globals(name, op)
+            one = f"{name}_one" if text_groups.takes_groups(op, forms) else name
+            made = [strings.string_function(one, op, forms, nullable=nullable)]
+            self.globals += strings.string_globals(one, op)
+            if one is not name:
+                assert forms[0] is not None
+                made.append(text_groups.grouped_function(name, one, op, forms[0]))
+            for text, declarations in made:
+                self.functions.append(text)
+                self.declarations.update(declarations)
         return name
 
     def dictionary_functions(self, *layouts: ProgramLayout) -> dict[StringOp, str]:

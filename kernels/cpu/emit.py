@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 
 from dataflare.kernels.cpu.division import divide_by_constant
+from dataflare.kernels.cpu.floor_division import float_remainder, floor_division
 from dataflare.kernels.cpu.loops import emit_loop
 from dataflare.kernels.cpu.target import MATH_FUNCTIONS, Target
 from dataflare.kernels.dtypes import FLOAT64, ValueType
@@ -21,7 +22,7 @@ __all__ = ["Code", "Emitter", "lane_type"]
 _COMPARISONS = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
 _SIGNED = {"eq": "eq", "ne": "ne", "lt": "slt", "le": "sle", "gt": "sgt", "ge": "sge"}
 _UNSIGNED = {"eq": "eq", "ne": "ne", "lt": "ult", "le": "ule", "gt": "ugt", "ge": "uge"}
-_FLOAT_OPS = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv", "rem": "frem"}
+_FLOAT_OPS = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _INTRINSICS = ("sqrt", "fabs", "floor", "ceil", "trunc", "rint", "copysign")
 
 
@@ -94,6 +95,7 @@ class Emitter:
         self.lanes = lanes
         self._load = load
         self._values: dict[int, str] = {}
+        self._divisions: dict[tuple[int, int], tuple[str, str]] = {}
 
     # ------------------------------------------------------------------------------------- types
 
@@ -204,17 +206,23 @@ class Emitter:
             if kind.kind == "float":
                 return self.code.value(f"fneg {text} {args[0]}")
             return self.code.value(f"sub {text} {self.splat(lane_type(kind), '0')}, {args[0]}")
-        if kind.kind == "float":
-            if node.op == "div" and kind == FLOAT64 and node.args[1].is_const:
-                quotient = divide_by_constant(self, args[0], node.args[1].attr)
-                if quotient is not None:
-                    return quotient
-            return self.code.value(f"{_FLOAT_OPS[node.op]} {text} {args[0]}, {args[1]}")
-        op = node.op
-        if op in ("quotient", "rem"):
-            sign = "u" if kind.kind == "uint" else "s"
-            op = sign + ("div" if op == "quotient" else "rem")
+        if node.op in ("floordiv", "floormod"):
+            return self._floor_division(node, *args)
+        if node.op == "rem":
+            return float_remainder(self, node, *args)
+        if node.op == "div" and kind == FLOAT64 and node.args[1].is_const:
+            quotient = divide_by_constant(self, args[0], node.args[1].attr)
+            if quotient is not None:
+                return quotient
+        op = _FLOAT_OPS[node.op] if kind.kind == "float" else node.op
         return self.code.value(f"{op} {text} {args[0]}, {args[1]}")
+
+    def _floor_division(self, node: Node, x: str, y: str) -> str:
+        """Return the quotient or the remainder; the other one comes with it, and is kept."""
+        key = (node.args[0].index, node.args[1].index)
+        if key not in self._divisions:
+            self._divisions[key] = floor_division(self, node, x, y)
+        return self._divisions[key][node.op == "floormod"]
 
     def _convert(self, node: Node, value: str) -> str:
         source, target = node.args[0].type, node.type
@@ -225,12 +233,13 @@ class Emitter:
                 if a == b:
                     return value
                 op = "fpext" if target.bits > source.bits else "fptrunc"
+            elif target.bits == 64 and self.lanes > 1 and not self.target.converts_int64:
+                return self._float64_to_int64(value)
             else:
-                op = "fptoui" if target.kind == "uint" else "fptosi"
+                op = "fptosi"
         elif target.kind == "float":
-            signed_wide = source.kind not in ("uint", "bool") and source.bits == 64
-            if signed_wide and target.bits == 64 and self.lanes > 1 and not self.target.converts_int64:
-                return self._int64_to_float64(value)
+            if source.kind not in ("uint", "bool") and source.bits == 64 and target.bits == 64:
+                return self.int64_to_float64(value)
             op = "uitofp" if source.kind in ("uint", "bool") else "sitofp"
         elif a == b:
             return value
@@ -240,13 +249,16 @@ class Emitter:
             op = "zext" if source.kind in ("uint", "bool") else "sext"
         return self.code.value(f"{op} {vector_a} {value} to {vector_b}")
 
-    def _int64_to_float64(self, value: str) -> str:
-        """Convert int64 to float64 with one rounding where the CPU has no such vector instruction.
+    def int64_to_float64(self, value: str) -> str:
+        """Convert int64 to float64 with one rounding, also where the CPU has no such vector instruction.
 
-        The high and low halves become exact floats by writing them into the mantissas of 2**84 and 2**52; their
-        difference from the constants is exact and the last addition rounds once (as compilers do for AVX2).
+        Without it, the high and low halves become exact floats by writing them into the mantissas of 2**84 and
+        2**52; their difference from the constants is exact and the last addition rounds once (as compilers do for
+        AVX2).
         """
         code, ints, floats = self.code, self.type_of("i64"), self.type_of("double")
+        if self.lanes == 1 or self.target.converts_int64:
+            return code.value(f"sitofp {ints} {value} to {floats}")
         low = code.value(f"and {ints} {value}, {self.splat('i64', '4294967295')}")
         low = code.value(f"or {ints} {low}, {self.splat('i64', str(0x4330000000000000))}")
         low = code.value(f"bitcast {ints} {low} to {floats}")
@@ -257,22 +269,40 @@ class Emitter:
         high = code.value(f"fsub {floats} {high}, {offset}")
         return code.value(f"fadd {floats} {high}, {low}")
 
+    def _float64_to_int64(self, value: str) -> str:
+        """Convert whole floats that fit, in halves that are read from the mantissas of 1.5 * 2**52 and 2**52."""
+        code, ints, floats = self.code, self.type_of("i64"), self.type_of("double")
+        scaled = code.value(f"fmul {floats} {value}, {self.constant(FLOAT64, 2.0**-32)}")
+        high = self.intrinsic("floor", "double", scaled)
+        taken = code.value(f"fmul {floats} {high}, {self.constant(FLOAT64, 2.0**32)}")
+        low = code.value(f"fsub {floats} {value}, {taken}")
+        high = code.value(f"fadd {floats} {high}, {self.constant(FLOAT64, 1.5 * 2.0**52)}")
+        high = code.value(f"bitcast {floats} {high} to {ints}")
+        high = code.value(f"shl {ints} {high}, {self.splat('i64', '32')}")
+        low = code.value(f"fadd {floats} {low}, {self.constant(FLOAT64, 2.0**52)}")
+        low = code.value(f"bitcast {floats} {low} to {ints}")
+        low = code.value(f"and {ints} {low}, {self.splat('i64', '4294967295')}")
+        return code.value(f"or {ints} {high}, {low}")
+
     # -------------------------------------------------------------------------------------- math
 
     def _call(self, node: Node) -> str:
         args = [self.emit(a) for a in node.args]
-        vector, element = self.node_type(node), lane_type(node.type)
+        element = lane_type(node.type)
         if node.attr in _INTRINSICS:
-            suffix = {"half": "f16", "float": "f32", "double": "f64"}[element]
-            name = (
-                f"llvm.{node.attr}.{suffix}" if self.lanes == 1 else f"llvm.{node.attr}.v{self.lanes}{suffix}"
-            )
-            self.code.declare(f"declare {vector} @{name}({', '.join([vector] * len(args))})")
-            return self.code.value(f"call {vector} @{name}({', '.join(f'{vector} {a}' for a in args)})")
+            return self.intrinsic(node.attr, element, *args)
         symbol = self.target.vector_math.get(node.attr)
         if symbol is None:
             return self._scalar_calls(node, args)
         return self._vector_calls(symbol, "double", args)
+
+    def intrinsic(self, name: str, element: str, *args: str) -> str:
+        """Return the result of an LLVM intrinsic that is an instruction for a whole group."""
+        vector = self.type_of(element)
+        width = "" if self.lanes == 1 else f"v{self.lanes}"
+        symbol = f"llvm.{name}.{width}{ {'half': 'f16', 'float': 'f32', 'double': 'f64'}[element] }"
+        self.code.declare(f"declare {vector} @{symbol}({', '.join([vector] * len(args))})")
+        return self.code.value(f"call {vector} @{symbol}({', '.join(f'{vector} {a}' for a in args)})")
 
     def _vector_calls(self, symbol: str, element: str, args: list[str]) -> str:
         code = self.code

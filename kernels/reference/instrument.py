@@ -61,7 +61,7 @@ _COMPARE: dict[type[ast.cmpop], str] = {
 }
 _LITERAL_NODES = (ast.BinOp, ast.UnaryOp, ast.Constant, ast.operator, ast.unaryop)
 # Called as they are: they build or show, and compute nothing.
-_NATIVE = frozenset({breakpoint, print, dict, enumerate, frozenset, list, set, tuple, zip})
+_NATIVE = frozenset({breakpoint, print, dict, enumerate, frozenset, list, reversed, set, tuple, zip})
 _LIBRARY_CLASSES = (
     datetime.date,
     datetime.time,
@@ -94,6 +94,8 @@ class Operations:
     decides_or = staticmethod(semantics.decides_or)
     both = staticmethod(semantics.both)
     either = staticmethod(semantics.either)
+    and_lazily = staticmethod(semantics.and_lazily)
+    or_lazily = staticmethod(semantics.or_lazily)
     slice = slice
 
     def __init__(self) -> None:
@@ -129,6 +131,8 @@ class Operations:
         found = getattr(owner, name)
         if isinstance(owner, ModuleType):
             return self.target(found)
+        if isinstance(owner, Mapping) and name == "get":
+            return partial(semantics.get, owner)
         if isinstance(owner, type | Mapping) or isinstance(found, FunctionType):
             return self.target(found) if isinstance(found, FunctionType) else found
         raise CompileError(f"{owner!r}.{name}() has no meaning in a record function; use map_batches.")
@@ -223,6 +227,7 @@ class _Rewriter(ast.NodeTransformer):
     def __init__(self, described: str) -> None:
         self._described = described
         self._temporaries = 0
+        self._in_iterable = False
 
     def function(self, node: FunctionNode) -> FunctionNode:
         """Rewrite the function itself: it gets its defaults later, its decorators have been applied."""
@@ -297,6 +302,8 @@ class _Rewriter(ast.NodeTransformer):
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
         """Rewrite ``a and b`` as ``t if decides_and(t := a) else both(t, b)``, and ``or`` likewise."""
         is_and = isinstance(node.op, ast.And)
+        if self._in_iterable:  # of a comprehension, where Python allows no assignment
+            return self._lazily(node, "and_lazily" if is_and else "or_lazily")
         decides, join = ("decides_and", "both") if is_and else ("decides_or", "either")
         result: ast.expr = self.visit(node.values[0])
         for value in node.values[1:]:
@@ -309,6 +316,22 @@ class _Rewriter(ast.NodeTransformer):
                 ast.IfExp(test, load, self._call(node, join, load, self.visit(value))), node
             )
         return result
+
+    def _lazily(self, node: ast.BoolOp, operation: str) -> ast.expr:
+        result: ast.expr = self.visit(node.values[0])
+        for value in node.values[1:]:
+            nothing = ast.arguments([], [], None, [], [], None, [])
+            later = ast.copy_location(ast.Lambda(nothing, self.visit(value)), node)
+            result = self._call(node, operation, result, later)
+        return result
+
+    def visit_comprehension(self, node: ast.comprehension) -> ast.AST:
+        """Rewrite ``for x in c if d`` of a comprehension; its conditions are conditions like all others."""
+        before, self._in_iterable = self._in_iterable, True
+        node.iter = self.visit(node.iter)
+        self._in_iterable = before
+        node.ifs = [self._call(test, "condition", self.visit(test)) for test in node.ifs]
+        return node
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
         """Rewrite ``a if c else b``."""

@@ -7,9 +7,10 @@ or 0`` is 0 for a null.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["both", "condition", "decides_and", "decides_or", "either", "negate"]
+__all__ = ["and_lazily", "both", "condition", "decides_and", "decides_or", "either", "negate", "or_lazily"]
 
 
 def condition(value: Any) -> bool:
@@ -39,6 +40,16 @@ def either(left: Any, right: Any) -> Any:
     if left is None:
         return None if right is False else right
     return right
+
+
+def and_lazily(left: Any, right: Callable[[], Any]) -> Any:
+    """Return ``left and right()``."""
+    return left if decides_and(left) else both(left, right())
+
+
+def or_lazily(left: Any, right: Callable[[], Any]) -> Any:
+    """Return ``left or right()``."""
+    return left if decides_or(left) else either(left, right())
 
 
 def negate(value: Any) -> Any:

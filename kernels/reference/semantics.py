@@ -19,7 +19,16 @@ import numpy as np
 from dataflare.kernels.errors import CompileError
 from dataflare.kernels.reference import arithmetic, comparison, conversions, mathematics, strings
 from dataflare.kernels.reference.decimals import decimal_of_int
-from dataflare.kernels.reference.logic import both, condition, decides_and, decides_or, either, negate
+from dataflare.kernels.reference.logic import (
+    and_lazily,
+    both,
+    condition,
+    decides_and,
+    decides_or,
+    either,
+    negate,
+    or_lazily,
+)
 from dataflare.kernels.reference.times import TimeValue
 from dataflare.kernels.reference.values import family, lift, unsupported
 
@@ -28,6 +37,7 @@ __all__ = [
     "FUNCTIONS",
     "METHODS",
     "UNARY_OPERATORS",
+    "and_lazily",
     "attribute",
     "both",
     "compare_chain",
@@ -37,7 +47,9 @@ __all__ = [
     "decides_or",
     "either",
     "element",
+    "get",
     "negate",
+    "or_lazily",
 ]
 
 Operation = Callable[..., Any]
@@ -169,6 +181,9 @@ def _compare(symbol: str, a: Any, b: Any) -> Any:
     if symbol in ("in", "not in"):
         if a is None or b is None:
             return None
+        if isinstance(a, tuple):
+            inside = _tuple_among(a, b)
+            return inside if symbol == "in" else negate(inside)
         return comparison.contains(b, a) == (symbol == "in")
     if a is None or b is None:
         return None
@@ -182,6 +197,16 @@ def _tuples_equal(a: tuple[Any, ...], b: tuple[Any, ...]) -> Any:
     for x, y in zip(a, b, strict=True):
         equal = _compare("==", x, y)
         result = False if result is False else both(result, equal)
+    return result
+
+
+def _tuple_among(item: tuple[Any, ...], candidates: Iterable[Any]) -> Any:
+    """Return ``(a, b) in ((1, 2), (3, 4))``: true if one is equal, else null if a null leaves it open."""
+    result: Any = False
+    for candidate in candidates:
+        if isinstance(candidate, tuple) and len(candidate) == len(item):
+            equal = _tuples_equal(item, candidate)
+            result = True if equal is True or result is True else either(result, equal)
     return result
 
 
@@ -293,8 +318,21 @@ def element(owner: Any, index: Any) -> Any:
     return _looked_up(owner, int(index) if isinstance(index, np.integer) else index)
 
 
+def get(table: Any, key: Any, default: Any = None) -> Any:
+    """Return ``table.get(key, default)`` of a constant dict: the default where the key is null or is not there."""
+    return lift(default) if key not in table and _moment_in(table, key) is None else _looked_up(table, key)
+
+
 def _looked_up(table: Any, key: Any) -> Any:
+    moment = _moment_in(table, key)
     try:
-        return lift(table[key])
+        return lift(table[key if moment is None else moment])
     except (KeyError, IndexError):
         return None
+
+
+def _moment_in(table: Any, key: Any) -> Any:
+    """Return the key of a dict that is the same moment as ``key``, in the form that the dict has it."""
+    if not isinstance(key, TimeValue) or not isinstance(table, dict):
+        return None
+    return next((own for own in table if family(lift(own)) == "time" and lift(own) == key), None)

@@ -62,7 +62,7 @@ def binary(scope: Scope, op: str, left: Value, right: Value) -> Value:
             return folded
     if NULL in (left, right):
         return NULL
-    a, b = scope.operand(left), scope.operand(right)
+    a, b = scope.operands(left, right)
     if isinstance(a, Text) or isinstance(b, Text):
         scope.fail(
             f"{describe(a)} {op} {describe(b)} is not available: record functions do not build new strings",
@@ -136,7 +136,6 @@ def floor_divide(scope: Scope, a: Scalar, b: Scalar, valid: Node | None) -> tupl
         scope.fail("uint64 is divided by, or divides, a negative constant", "convert with int(...) first")
     graph = scope.graph
     x, y = scope.cast(a, kind), scope.cast(b, kind)
-    zero, one = graph.const(kind, 0), graph.const(kind, 1)
     if y.is_const and y.attr > 0 and y.attr & (y.attr - 1) == 0:
         shift = "lshr" if kind.kind == "uint" else "ashr"
         amount = graph.const(kind, y.attr.bit_length() - 1)
@@ -144,23 +143,10 @@ def floor_divide(scope: Scope, a: Scalar, b: Scalar, valid: Node | None) -> tupl
         return Scalar(kind, quotient, valid), Scalar(
             kind, graph.op("and", kind, x, graph.const(kind, y.attr - 1)), valid
         )
-    is_zero = graph.op("eq", BOOL, y, zero)
+    is_zero = graph.op("eq", BOOL, y, graph.const(kind, 0))
     valid = graph.both(valid, None if is_zero is graph.false else graph.negate(is_zero))
-    if kind.kind == "uint":
-        divisor = graph.select(is_zero, one, y)
-        return (
-            Scalar(kind, graph.op("quotient", kind, x, divisor), valid),
-            Scalar(kind, graph.op("rem", kind, x, divisor), valid),
-        )
-    minus_one = graph.op("eq", BOOL, y, graph.const(kind, -1))  # the most negative number // -1 would trap
-    divisor = graph.select(graph.op("or", BOOL, is_zero, minus_one), one, y)
-    quotient = graph.op("quotient", kind, x, divisor)
-    remainder = graph.op("sub", kind, x, graph.op("mul", kind, quotient, divisor))
-    signs_differ = graph.op("lt", BOOL, graph.op("xor", kind, remainder, divisor), zero)
-    adjust = graph.op("and", BOOL, graph.op("ne", BOOL, remainder, zero), signs_differ)
-    quotient = graph.select(adjust, graph.op("sub", kind, quotient, one), quotient)
-    remainder = graph.select(adjust, graph.op("add", kind, remainder, divisor), remainder)
-    quotient = graph.select(minus_one, graph.op("neg", kind, x), quotient)
+    divisor = graph.select(is_zero, graph.const(kind, 1), y)
+    quotient, remainder = (graph.op(op, kind, x, divisor) for op in ("floordiv", "floormod"))
     return Scalar(kind, quotient, valid), Scalar(kind, remainder, valid)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dataflare.kernels.dtypes import BOOL, FLOAT32, FLOAT64, INT64, ValueType
-from dataflare.kernels.udf import arithmetic, comparison, temporal, text
+from dataflare.kernels.udf import arithmetic, comparison, sequences, temporal, text
 from dataflare.kernels.udf.ir import Node
 from dataflare.kernels.udf.scope import Scope
 from dataflare.kernels.udf.values import NULL, Constant, Group, Scalar, Text, Value, describe
@@ -246,7 +246,7 @@ def _int(scope: Scope, args: list[Value]) -> Value:
     x = scope.operand(args[0])
     if isinstance(x, Text):
         scope.fail(
-            "int() of a string is not available",
+            "int() of a string is not available: a text that is no number has no result",
             "convert the column with map_batches and pyarrow.compute.cast",
         )
     if x.type.kind == "decimal":
@@ -269,7 +269,7 @@ def _float(scope: Scope, args: list[Value]) -> Value:
     x = scope.operand(args[0])
     if isinstance(x, Text):
         scope.fail(
-            "float() of a string is not available",
+            "float() of a string is not available: a text that is no number has no result",
             "convert the column with map_batches and pyarrow.compute.cast",
         )
     graph = scope.graph
@@ -303,33 +303,6 @@ def _len(scope: Scope, args: list[Value]) -> Value:
     if not isinstance(x, Text):
         scope.fail(f"len() of {describe(x)} is not defined")
     return text.length(scope, x)
-
-
-def _quantifier(name: str) -> Handler:
-    def handler(scope: Scope, args: list[Value]) -> Value:
-        _count(scope, name, args, 1)
-        result = scope.graph.const(BOOL, name == "all")
-        for item in _items(scope, args[0], name):
-            result = scope.graph.op("and" if name == "all" else "or", BOOL, result, scope.truth(item))
-        return Scalar(BOOL, result)
-
-    return handler
-
-
-def _sum(scope: Scope, args: list[Value]) -> Value:
-    _count(scope, "sum", args, 1)
-    total: Value = Constant(0)
-    for item in _items(scope, args[0], "sum"):
-        total = arithmetic.binary(scope, "+", total, item)
-    return total
-
-
-def _items(scope: Scope, value: Value, name: str) -> tuple[Value, ...]:
-    if isinstance(value, Group) and value.names is None:
-        return value.items
-    if isinstance(value, Constant) and isinstance(value.value, tuple | list | set | frozenset | range):
-        return tuple(Constant(x) for x in value.value)
-    scope.fail(f"{name}() needs a tuple, a list or a generator over constants")
 
 
 def _where(scope: Scope, args: list[Value]) -> Value:
@@ -391,9 +364,9 @@ FUNCTIONS: dict[Any, Handler] = {
     float: _float,
     bool: _bool,
     len: _len,
-    any: _quantifier("any"),
-    all: _quantifier("all"),
-    sum: _sum,
+    any: sequences.quantifier("any"),
+    all: sequences.quantifier("all"),
+    sum: sequences.total,
     divmod: _divmod,
     pow: lambda scope, args: arithmetic.binary(scope, "**", args[0], args[1]),
     math.radians: _scaled(math.pi / 180.0),
@@ -448,6 +421,8 @@ def call_object(scope: Scope, function: Any, args: list[Value], kwargs: dict[str
         if kwargs:
             scope.fail(f"{function.__name__}() takes no keyword arguments here")
         return handler(scope, args)
+    if function in sequences.FUNCTIONS:
+        return sequences.FUNCTIONS[function](scope, args, kwargs)
     if function in _BUILT_NOW or (isinstance(function, type) and function in (tuple, list, set, frozenset)):
         values = [*args, *kwargs.values()]
         if all(isinstance(v, Constant) for v in values):
@@ -471,6 +446,11 @@ def call_object(scope: Scope, function: Any, args: list[Value], kwargs: dict[str
 
 def call_method(scope: Scope, owner: Value, name: str, args: list[Value]) -> Value:
     """Return the result of a method of a value."""
+    table = sequences.constant_table(owner) if name == "get" else None
+    if isinstance(table, dict):
+        if not 1 <= len(args) <= 2:
+            scope.fail(f".get() takes a key and, if wanted, a default, and got {len(args)} arguments", "")
+        return sequences.look_up(scope, table, args[0], *args[1:])
     if owner == NULL or (args and NULL in args):
         return NULL
     if isinstance(owner, Constant) and all(isinstance(a, Constant) for a in args):
@@ -482,6 +462,11 @@ def call_method(scope: Scope, owner: Value, name: str, args: list[Value]) -> Val
                 return Constant(method(*(a.value for a in args if isinstance(a, Constant))))
             except Exception as error:
                 scope.fail(f".{name}(...): {error}", "")
+    if isinstance(owner, Constant) and getattr(type(owner.value), "__repr__", None) is object.__repr__:
+        scope.fail(
+            f"the method .{name}() of an object of class {type(owner.value).__name__} is not available",
+            "write a function of the numbers it needs; attributes of the object may be read",
+        )
     value = scope.operand(owner)
     if isinstance(value, Text):
         return _string_method(scope, value, name, args)

@@ -56,7 +56,7 @@ def compare(scope: Scope, op: str, left: Value, right: Value) -> Value:
     left, right = _spread_tuple(left, right), _spread_tuple(right, left)
     if isinstance(left, Group) and isinstance(right, Group) and op in ("==", "!="):
         return _compare_groups(scope, op, left, right)
-    a, b = scope.operand(left), scope.operand(right)
+    a, b = scope.operands(left, right)
     valid = scope.graph.both(a.valid, b.valid)
     if isinstance(a, Text) and isinstance(b, Text):
         return Scalar(BOOL, text.compare(scope, op, a, b), valid)
@@ -198,6 +198,8 @@ def contains(scope: Scope, item: Value, container: Value) -> Value:
         candidates = container.items
     else:
         scope.fail(f"`in` {describe(container)} is not available", "use a tuple, list or set of constants")
+    if isinstance(item, Group) and item.names is None:
+        return _contains_tuple(scope, item, candidates)
     operand = scope.operand(item)
     result = scope.graph.false
     valid = operand.valid
@@ -214,6 +216,19 @@ def contains(scope: Scope, item: Value, container: Value) -> Value:
             node = scope.graph.op("and", BOOL, node, flag.valid)
         result = scope.graph.op("or", BOOL, result, node)
     return Scalar(BOOL, result, valid)
+
+
+def _contains_tuple(scope: Scope, item: Group, candidates: tuple[Value, ...]) -> Value:
+    """Return whether a tuple of values is one of ``candidates``; unknown where a null decides it."""
+    result = Scalar(BOOL, scope.graph.false)
+    for candidate in candidates:
+        other = _spread_tuple(candidate, item)
+        if not isinstance(other, Group) or other.names is not None or len(other.items) != len(item.items):
+            continue
+        equal = scope.operand(_compare_groups(scope, "==", item, other))
+        assert isinstance(equal, Scalar)
+        result = scope.kleene(result, equal, conjunction=False)
+    return result
 
 
 def _comparable(operand: Scalar | Text, value: Any) -> bool:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
-from typing import Any
 
 from dataflare.kernels.dtypes import BOOL
 from dataflare.kernels.errors import ColumnNotFoundError, nearest
-from dataflare.kernels.udf import arithmetic, comparison, temporal
+from dataflare.kernels.udf import arithmetic, comparison, sequences, temporal
 from dataflare.kernels.udf.frame import MAX_UNROLLED, Frame
 from dataflare.kernels.udf.values import (
     NULL,
@@ -127,7 +126,7 @@ class Expressions(Frame):
     def _of_Subscript(self, node: ast.Subscript) -> Value:
         owner = self.expression(node.value)
         if isinstance(node.slice, ast.Slice):
-            self.scope.fail("slices cannot be compiled yet")
+            return self._slice(owner, node.slice)
         index = self.expression(node.slice)
         self.scope.position = node
         if isinstance(owner, Group) and owner.names is not None and isinstance(index, Constant):
@@ -141,25 +140,29 @@ class Expressions(Frame):
         if isinstance(owner, Constant) and isinstance(index, Constant):
             try:
                 return Constant(owner.value[index.value])
+            except LookupError:
+                return NULL  # as for a value of the record that is not there
             except Exception as error:
                 self.scope.fail(f"{type(error).__name__}: {error}", "")
-        if isinstance(owner, Constant) and isinstance(owner.value, dict | tuple | list):
-            return self._look_up(owner.value, index)
+        table = sequences.constant_table(owner)
+        if table is not None:
+            return sequences.look_up(self.scope, table, index)
+        self.scope.operand(owner)  # says it where a column is of a type that functions cannot touch
         self.scope.fail(f"{describe(owner)} cannot be indexed here")
 
-    def _look_up(self, table: Any, index: Value) -> Value:
-        """Read a constant dict or list by a value of the record: a chain of comparisons; null if it is not there."""
-        if isinstance(table, dict):
-            pairs = list(table.items())
-        else:  # negative positions count from the end
-            pairs = [*enumerate(table), *((i - len(table), value) for i, value in enumerate(table))]
-        if len(pairs) > MAX_UNROLLED:
-            self.scope.fail(f"a table of {len(pairs)} entries is too long to look up here", "use map_batches")
-        result: Value = NULL
-        for key, value in reversed(pairs):
-            equal = comparison.contains(self.scope, index, Constant((key,)))
-            result = self.scope.join(self.scope.truth(equal), Constant(value), result)
-        return result
+    def _slice(self, owner: Value, bounds: ast.Slice) -> Value:
+        """Return a part of a collection or a string, between constant bounds."""
+        parts = [NULL if b is None else self.expression(b) for b in (bounds.lower, bounds.upper, bounds.step)]
+        for part in parts:
+            if not isinstance(part, Constant) or not isinstance(part.value, int | None):
+                self.scope.fail(f"the bounds of a slice must be constant and one is {describe(part)}")
+        chosen = slice(*(part.value for part in parts if isinstance(part, Constant)))
+        if isinstance(owner, Constant) and isinstance(owner.value, str | tuple | list | range):
+            return Constant(owner.value[chosen])
+        if isinstance(owner, Group) and owner.names is None:
+            return Group(owner.items[chosen])
+        self.scope.operand(owner)  # says it where a column is of a type that functions cannot touch
+        self.scope.fail(f"slices of {describe(owner)} cannot be compiled")
 
     def _of_BinOp(self, node: ast.BinOp) -> Value:
         left, right = self.expression(node.left), self.expression(node.right)
@@ -283,18 +286,33 @@ class Expressions(Frame):
                     self.scope.fail(f"** needs a record and got {describe(value)}", "")
                 continue
             name = self.expression(key)
+            if isinstance(name, Constant) and not isinstance(name.value, str) and None not in node.keys:
+                return self._table(node)
             if not isinstance(name, Constant) or not isinstance(name.value, str):
                 self.scope.position = key
-                self.scope.fail("the column names of a record must be constant strings", "")
+                self.scope.fail(
+                    "the column names of a record must be constant strings",
+                    "write the names out; to look a value up, use a dict with constant keys",
+                )
             fields[name.value] = value
         return Group(tuple(fields.values()), tuple(fields))
+
+    def _table(self, node: ast.Dict) -> Value:
+        """Return a dict that is no record, as its keys are not names: a constant, to be looked up."""
+        pairs = [(key, value) for key, value in zip(node.keys, node.values, strict=True) if key is not None]
+        items = [(self.expression(key), self.expression(value)) for key, value in pairs]
+        if not all(isinstance(k, Constant) and isinstance(v, Constant) for k, v in items):
+            self.scope.fail("a dict whose keys are not names must be constant", "write conditions instead")
+        return Constant(
+            {k.value: v.value for k, v in items if isinstance(k, Constant) and isinstance(v, Constant)}
+        )
 
     def _of_Lambda(self, node: ast.Lambda) -> Value:
         return LocalFunction(node, self.environment)
 
     def _of_GeneratorExp(self, node: ast.GeneratorExp | ast.ListComp) -> Value:
-        if len(node.generators) != 1 or node.generators[0].ifs or node.generators[0].is_async:
-            self.scope.fail("only `expression for name in constants` can be compiled")
+        if len(node.generators) != 1 or node.generators[0].is_async:
+            self.scope.fail("only `expression for name in constants` can be compiled", "write a for loop")
         generator = node.generators[0]
         if isinstance(generator.iter, ast.Call) and self.is_range(generator.iter):
             bounds = [self.expression(a) for a in generator.iter.args]
@@ -312,11 +330,23 @@ class Expressions(Frame):
         for item in items:
             self.environment = dict(outer)
             self.assign(generator.target, item)
-            results.append(self.expression(node.elt))
+            if all(self._known(test) for test in generator.ifs):
+                results.append(self.expression(node.elt))
         self.environment = outer
         return Group(tuple(results))
 
     _of_ListComp = _of_GeneratorExp
+
+    def _known(self, test: ast.expr) -> bool:
+        """Return the condition of a generator, which decides how many items there are."""
+        value = self.expression(test)
+        if not isinstance(value, Constant):
+            self.scope.position = test
+            self.scope.fail(
+                "the `if` of a generator depends on the record",
+                "write `x if condition else 0`, or a for loop",
+            )
+        return bool(value.value)
 
     def _of_JoinedStr(self, node: ast.JoinedStr) -> Value:
         self.scope.fail("f-strings cannot be compiled: record functions do not build new strings")

@@ -25,8 +25,12 @@ Environment = dict[str, Value]
 
 @dataclass(slots=True)
 class LoopExits:
-    """Where records leave one round of a loop: who they are, and the variables they leave with."""
+    """Where records leave one round of a loop: who they are, and the variables they leave with.
 
+    ``fell_through`` names the variable that says who has not met a `break`, if the loop has an `else`.
+    """
+
+    fell_through: str | None = None
     stay: list[tuple[Node, Environment]] = field(default_factory=list)
     leave: list[tuple[Node, Environment]] = field(default_factory=list)
 

@@ -6,7 +6,7 @@ import ast
 from types import FunctionType, ModuleType
 from typing import Any
 
-from dataflare.kernels.udf import calls
+from dataflare.kernels.udf import calls, sequences
 from dataflare.kernels.udf.expressions import Expressions
 from dataflare.kernels.udf.frame import Environment
 from dataflare.kernels.udf.scope import DEFAULT_WAY_OUT, MAX_CALL_DEPTH, Scope
@@ -57,15 +57,16 @@ class Invocations(Expressions):
         if isinstance(node.func, ast.Attribute):
             owner = self.expression(node.func.value)
             is_library = isinstance(owner, Constant) and isinstance(owner.value, ModuleType | type)
+            is_table = node.func.attr == "get" and sequences.constant_table(owner) is not None
             if (
                 not is_library
-                and not isinstance(owner, Group)
+                and (is_table or not isinstance(owner, Group))
                 and not self._holds_function(owner, node.func.attr)
             ):
                 args = [self.expression(a) for a in node.args]
                 self.scope.position = node
                 if node.keywords:
-                    self.scope.fail("methods take no keyword arguments here", "")
+                    self.scope.fail(f"the method .{node.func.attr}() with keyword arguments is not available")
                 return calls.call_method(self.scope, owner, node.func.attr, args)
         function = self.expression(node.func)
         args = [self.expression(a) for a in node.args]

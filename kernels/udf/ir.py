@@ -24,9 +24,9 @@ __all__ = ["Graph", "Loop", "Node", "StringLeaf", "StringOp", "nodes_of", "to_te
 class Node:
     """One computation: ``op`` on ``args``, with a static ``attr``; its value has type ``type``.
 
-    Ops: const load valid string_op param loop loop_out convert add sub mul neg div rem quotient and or xor not shl
-    lshr ashr eq ne lt le gt ge select call. ``quotient`` and ``rem`` on integers truncate and are only built with
-    a divisor that cannot trap; shift counts are in range likewise.
+    Ops: const load valid string_op param loop loop_out convert add sub mul neg div rem floordiv floormod and or xor
+    not shl lshr ashr eq ne lt le gt ge select call. ``floordiv`` and ``floormod`` are of integers, as Python's, and are
+    only built with a divisor that is not 0; ``rem`` is C's fmod. Shift counts are in range likewise.
     """
 
     __slots__ = ("args", "attr", "depth", "index", "op", "type")
@@ -241,6 +241,8 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
     "neg": lambda a: -a,
+    "floordiv": lambda a, b: a // b,
+    "floormod": lambda a, b: a % b,
 }
 
 

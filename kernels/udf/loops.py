@@ -28,6 +28,12 @@ from dataflare.kernels.udf.values import (
 
 __all__ = ["RESULT", "RETURNED", "Loops"]
 
+_MAX_INDEXED_ROUNDS = 16
+"""Longest loop over ``range`` that is unrolled because it counts through tables: each look-up becomes a constant."""
+
+_LEFT = "$left_"
+"""Before the name of a variable: its value for the records that left a loop by `break`, where others have none."""
+
 RETURNED = "$returned"
 RESULT = "$result"
 
@@ -36,21 +42,21 @@ class Loops(Invocations):
     """Expressions, calls and loops."""
 
     def _do_While(self, statement: ast.While) -> bool:
-        if statement.orelse:
-            self.scope.fail("`while ... else` cannot be compiled", "set a flag before `break`")
         first = self.expression(statement.test)
         if isinstance(first, Constant) and not first.value:
-            return True
+            return self.block(statement.orelse)
         endless = isinstance(first, Constant) and isinstance(statement.test, ast.Constant)
 
         def enter() -> Node:
             return self.scope.truth(self.expression(statement.test))
 
-        return self._loop(statement, (), enter, lambda environment: environment, runs_once=endless)
+        flag = self._begin_else(statement)
+        falls = self._loop(
+            statement, (), enter, lambda environment: environment, flag=flag, runs_once=endless
+        )
+        return falls and self._else(statement, flag)
 
     def _do_For(self, statement: ast.For) -> bool:
-        if statement.orelse:
-            self.scope.fail("`for ... else` cannot be compiled", "set a flag before `break`")
         call = statement.iter
         if isinstance(call, ast.Call) and self.is_range(call):
             return self._for_range(statement, [self.expression(a) for a in call.args])
@@ -62,9 +68,10 @@ class Loops(Invocations):
     def _unrolled(self, statement: ast.For, items: tuple[Value, ...]) -> bool:
         """Lower a loop over constants round by round; `break` and `continue` become masks."""
         entry = self.mask
+        flag = self._begin_else(statement)
         leave: list[tuple[Node, Environment]] = []
         for item in items:
-            exits = LoopExits()
+            exits = LoopExits(flag)
             self.loops.append(exits)
             self.assign(statement.target, item)
             if self.block(statement.body):
@@ -80,12 +87,42 @@ class Loops(Invocations):
             self.mask, self.environment = leave[0][0], leave[0][1]
             if self.mask is self.graph.true:
                 self.mask = None
-            return True
+            return self._else(statement, flag)
         for _, environment in leave:
             environment.setdefault(RETURNED, Constant(False))
         mask, self.environment = self._gather(statement, leave)
+        broken = [place for place in leave if place[1].get(flag or "") == Constant(False)]
+        for name, value in self._gather(statement, broken)[1].items() if broken else ():
+            if isinstance(self.environment.get(name), Unbound) and not isinstance(value, Unbound):
+                self.environment[_LEFT + name] = value
         self.mask = entry if mask is self.graph.true else mask
-        return self._after_returns()
+        return self._after_returns() and self._else(statement, flag)
+
+    def _begin_else(self, statement: ast.While | ast.For) -> str | None:
+        """Begin to note who leaves a loop by `break`, if it has an `else`; return the name of the variable."""
+        if not statement.orelse:
+            return None
+        name = f"$fell_through{statement.lineno}_{statement.col_offset}"
+        self.environment[name] = Constant(True)
+        return name
+
+    def _else(self, statement: ast.While | ast.For, flag: str | None) -> bool:
+        """Lower the `else` of a loop for the records that met no `break`; return whether any go on.
+
+        Variables that only the others have a value of, they keep.
+        """
+        if flag is None:
+            return True
+        kept = [name.removeprefix(_LEFT) for name in self.environment if name.startswith(_LEFT)]
+        choice = ast.If(
+            ast.Name(flag, ast.Load()),
+            statement.orelse,
+            [ast.Assign([ast.Name(name, ast.Store())], ast.Name(_LEFT + name, ast.Load())) for name in kept],
+        )
+        falls = self.block([ast.fix_missing_locations(ast.copy_location(choice, statement.orelse[0]))])
+        for name in (flag, *(_LEFT + name for name in kept)):
+            self.environment.pop(name, None)
+        return falls
 
     def _gather(self, statement: ast.stmt, exits: list[tuple[Node, Environment]]) -> tuple[Node, Environment]:
         """Join the environments of several places that control comes from."""
@@ -112,7 +149,11 @@ class Loops(Invocations):
         known = isinstance(start, Constant) and isinstance(stop, Constant)
         rounds = len(range(start.value, stop.value, step.value)) if known else 0  # type: ignore[union-attr]
         if known and rounds == 0:
-            return True
+            return self.block(statement.orelse)
+        if 0 < rounds <= _MAX_INDEXED_ROUNDS and _counts_through_tables(statement):
+            del self.environment[counter]
+            bounds = [c.value for c in (start, stop, step) if isinstance(c, Constant)]
+            return self._unrolled(statement, tuple(Constant(i) for i in range(*bounds)))
         order = "<" if step.value > 0 else ">"
 
         def enter() -> Node:
@@ -124,9 +165,10 @@ class Loops(Invocations):
         def advance(environment: Environment) -> Environment:
             return {**environment, counter: arithmetic.binary(self.scope, "+", environment[counter], step)}
 
-        falls = self._loop(statement, (counter,), enter, advance, runs_once=rounds > 0)
+        flag = self._begin_else(statement)
+        falls = self._loop(statement, (counter,), enter, advance, flag=flag, runs_once=rounds > 0)
         self.environment.pop(counter, None)
-        return falls
+        return falls and self._else(statement, flag)
 
     def _loop(
         self,
@@ -135,6 +177,7 @@ class Loops(Invocations):
         enter: Callable[[], Node],
         advance: Callable[[Environment], Environment],
         *,
+        flag: str | None,
         runs_once: bool,
     ) -> bool:
         unbound = {n: v for n, v in self.environment.items() if isinstance(v, Unbound)}
@@ -144,7 +187,8 @@ class Loops(Invocations):
         if returns:
             before = {RETURNED: Constant(False), **before}
         assigned = _assigned_names(statement)
-        names = list(dict.fromkeys([*counters, *assigned, *((RETURNED, RESULT) if returns else ())]))
+        hidden = [*((flag,) if flag else ()), *((RETURNED, RESULT) if returns else ())]
+        names = list(dict.fromkeys([*counters, *assigned, *hidden]))
         shapes: dict[str, Shape] = {
             n: shape_of(self.graph, before[n]) if n in before else UnboundShape() for n in names
         }
@@ -160,7 +204,7 @@ class Loops(Invocations):
                     else:
                         start[name] = Unbound()
                         self._parameters(loop, shapes[name])
-                exits = self._round(statement, enter, advance, start, inside)
+                exits = self._round(statement, enter, advance, start, inside, flag)
                 merged = {
                     name: self._carried_shape(shapes[name], name, exits, name in before) for name in names
                 }
@@ -194,6 +238,8 @@ class Loops(Invocations):
             value, offset = unflatten(shapes[name], results, offset)
             bound = name in before or (runs_once and self._always_bound(name, exits)) or name == RESULT
             after[name] = value if bound else Unbound()
+            if flag and not bound and exits.leave and self._always_bound(name, LoopExits(leave=exits.leave)):
+                after[_LEFT + name] = value
         self.environment, self.mask = after, entry_mask
         return self._after_returns() if returns else True
 
@@ -204,9 +250,10 @@ class Loops(Invocations):
         advance: Callable[[Environment], Environment],
         start: Environment,
         inside: Node,
+        flag: str | None,
     ) -> LoopExits:
         """Lower one round of a loop and return where records go from it."""
-        exits = LoopExits()
+        exits = LoopExits(flag)
         self.environment, self.mask = start, inside
         self.scope.position = statement
         entering = enter()
@@ -297,6 +344,16 @@ class Loops(Invocations):
         """All names that the function reads anywhere: a join that nobody reads may be impossible."""
         node = self.scope.sources[-1].node
         return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+
+
+def _counts_through_tables(statement: ast.For) -> bool:
+    """Return whether an innermost loop reads collections at its counter."""
+    nodes = list(walk(statement))
+    if not isinstance(statement.target, ast.Name) or any(isinstance(n, ast.For | ast.While) for n in nodes):
+        return False
+    indices = [n.slice for n in nodes if isinstance(n, ast.Subscript)]
+    names = [n.id for index in indices for n in ast.walk(index) if isinstance(n, ast.Name)]
+    return statement.target.id in names
 
 
 def _assigned_names(statement: ast.stmt) -> list[str]:

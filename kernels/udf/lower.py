@@ -132,7 +132,11 @@ class _Lowering(Loops):
     def _do_Import(self, statement: ast.Import) -> None:
         for alias in statement.names:
             if alias.name not in _LIBRARIES:
-                self.scope.fail(f"import {alias.name} inside a record function", "import it outside")
+                self.scope.fail(
+                    f"`import {alias.name}` inside a record function is not available: only "
+                    f"{', '.join(_LIBRARIES)} are",
+                    "compute it in .map_batches(fn), which may use any library",
+                )
             self.environment[alias.asname or alias.name] = Constant(importlib.import_module(alias.name))
 
     def _do_Return(self, statement: ast.Return) -> bool:
@@ -145,7 +149,10 @@ class _Lowering(Loops):
         return False
 
     def _do_Break(self, statement: ast.Break) -> bool:
-        self.loops[-1].leave.append((self.mask or self.graph.true, self.environment))
+        exits = self.loops[-1]
+        if exits.fell_through is not None:
+            self.environment[exits.fell_through] = Constant(False)
+        exits.leave.append((self.mask or self.graph.true, self.environment))
         return False
 
     def _do_Continue(self, statement: ast.Continue) -> bool:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import pyarrow as pa
 
-from dataflare.kernels.dtypes import BOOL, FLOAT32, FLOAT64, INT64, ValueType
+from dataflare.kernels.dtypes import BOOL, FLOAT32, FLOAT64, INT64, WEAK_FLOAT, ValueType
 from dataflare.kernels.errors import CompileError
 from dataflare.kernels.udf.ir import Graph, Node
 from dataflare.kernels.udf.source import FunctionSource
@@ -115,6 +115,22 @@ class Scope:
         if isinstance(value, Group) and value.is_input:
             self.fail("the record itself is not a value here", "name a column: r.column or r['column']")
         self.fail(f"{describe(value)} is not a value that can be computed with")
+
+    def operands(self, left: Value, right: Value) -> tuple[Scalar | Text, Scalar | Text]:
+        """Return two values that meet; beside a float, a literal from 2**63 on is a float literal, as smaller ones."""
+        a, b = self.operand(left), self.operand(right)
+        return self._beside(left, a, b), self._beside(right, b, a)
+
+    def _beside(self, value: Value, operand: Scalar | Text, other: Scalar | Text) -> Scalar | Text:
+        is_large = isinstance(value, Constant) and type(value.value) is int and value.value >= 2**63
+        if (
+            is_large
+            and isinstance(other, Scalar)
+            and other.type.kind == "float"
+            and isinstance(operand, Scalar)
+        ):
+            return Scalar(WEAK_FLOAT, self.graph.const(WEAK_FLOAT, float(operand.node.attr)))
+        return operand
 
     def number(self, value: Value, what: str) -> Scalar:
         """Return a value as a number (bool counts), or refuse it as the argument of ``what``."""

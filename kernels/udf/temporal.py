@@ -176,13 +176,7 @@ def floor_divide(scope: Scope, node: Node, divisor: int) -> Node:
     graph = scope.graph
     if divisor == 1:
         return node
-    if node.is_const:
-        return graph.const(INT64, node.attr // divisor)
-    constant = graph.const(INT64, divisor)
-    quotient = graph.op("quotient", INT64, node, constant)
-    rest = graph.op("sub", INT64, node, graph.op("mul", INT64, quotient, constant))
-    negative = graph.op("lt", BOOL, rest, graph.const(INT64, 0))
-    return graph.select(negative, graph.op("sub", INT64, quotient, graph.const(INT64, 1)), quotient)
+    return graph.op("floordiv", INT64, node, graph.const(INT64, divisor))
 
 
 def _days(scope: Scope, value: Scalar) -> Node:
@@ -240,8 +234,8 @@ def _civil(scope: Scope, days: Node) -> dict[str, Node]:
     def mul(a: Node, b: int) -> Node:
         return graph.op("mul", INT64, a, c(b))
 
-    def div(a: Node, b: int) -> Node:  # of numbers that are not negative
-        return graph.op("quotient", INT64, a, c(b))
+    def div(a: Node, b: int) -> Node:
+        return graph.op("floordiv", INT64, a, c(b))
 
     z = add(days, c(719_468))
     era = floor_divide(scope, z, 146_097)

@@ -221,6 +221,12 @@ class Writer:
             lambda: f"halves({x()})[{self.choose('01')}]",
             lambda: f"TABLE[{self.choose(('abs', ''))}({x()}) % 5]",
             lambda: f"CODES[{self.column(INT)}]",
+            lambda: f"CODES.get({x()}, {y()})",
+            lambda: f"sum(k * v for k, v in enumerate(({x()}, {y()}, 3), 1) if k != 2)",
+            lambda: f"sum(a * b for a, b in zip(({x()}, {y()}), TABLE))",
+            lambda: (
+                f"({x()} {self.choose(('//', '%'))} {self.choose(('8192', '86400', '1000', '-7', '10'))})"
+            ),
             lambda: f"sum(({x()}, {y()}, 1))",
             lambda: f"np.int16({x()})",
             lambda: f"divmod({x()}, {y()})[{self.choose('01')}]",
@@ -350,6 +356,7 @@ class Writer:
             ),
             lambda: f"({self.expression(INT, depth)} {self.choose(('in', 'not in'))} (1, 2, -3, 100))",
             lambda: f"({self.expression(INT, depth)} in NUMBERS)",
+            lambda: f"(({self.leaf(INT)}, {self.leaf(INT)} % 3) in ((1, 2), (0, 0), (7, 1)))",
             lambda: f"({self.expression(FLOAT, depth)} in (0.0, 0.5, 1.0))",
             lambda: (
                 f"{self.choose(('math.isnan', 'math.isinf', 'np.isfinite'))}({self.expression(FLOAT, depth)})"
@@ -530,7 +537,11 @@ class Writer:
             del self.variables[inner]
             body += [f"for {inner} in range({counter}):", *_indented(nested)]
         del self.variables[counter]
-        return [start, f"for {counter} in {bounds}:", *_indented(body)]
+        return [start, f"for {counter} in {bounds}:", *_indented(body), *self._otherwise(kind, name)]
+
+    def _otherwise(self, kind: str, name: str) -> list[str]:
+        """An `else` for some loops: what runs if there was no `break`."""
+        return ["else:", f"    {name} = {name} + {self.leaf(kind)}"] if self.chance(3) else []
 
     def _while(self, depth: int) -> list[str]:
         kind, name, start = self._accumulator()
@@ -539,7 +550,8 @@ class Writer:
             f" and {self.condition(depth)}" if self.chance(2) else ""
         )
         body = self._body(kind, name, depth, may_leave=True)
-        return [start, f"{counter} = 0", f"while {test}:", *_indented([f"{counter} += 1", *body])]
+        loop = [f"while {test}:", *_indented([f"{counter} += 1", *body]), *self._otherwise(kind, name)]
+        return [start, f"{counter} = 0", *loop]
 
     def _swap(self, depth: int) -> list[str]:
         kind = self.choose((INT, FLOAT, TEXT, BOOL))

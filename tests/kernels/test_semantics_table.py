@@ -22,6 +22,8 @@ from dataflare.testing import assert_batches_equal
 NAN, INF = float("nan"), float("inf")
 LOW, HIGH = -(2**63), 2**63 - 1
 FACTOR = 3
+MOMENTS_SEEN = {datetime.date(2024, 2, 29): 7, datetime.date(2024, 3, 1): 8}
+ROWS = (("a", 0.5), ("b", 1.5))
 THRESHOLDS = {"a": 1, "b": 2}
 NOON = datetime.datetime(2024, 2, 29, 12, 0, 0)
 NOON_UTC = NOON.replace(tzinfo=datetime.UTC)
@@ -122,6 +124,69 @@ def tuples(r: Any) -> Any:
 def quotient_and_rest(r: Any) -> Any:
     q, m = divmod(r.a, r.b)
     return q * 100 + m
+
+
+def prime_by_else(r: Any) -> Any:
+    if r.n is None:
+        return None
+    d = 2
+    while d * d <= r.n:
+        if r.n % d == 0:
+            found = False
+            break
+        d += 1
+    else:
+        found = r.n > 1
+    return found
+
+
+def first_multiple(r: Any) -> Any:
+    for d in (3, 5):
+        if r.n % d == 0:
+            result = d
+            break
+    else:
+        result = -1
+    return result
+
+
+def inner_variable_left_behind(r: Any) -> Any:
+    total = r.n
+    for i in (1, 2):
+        if total > 9:
+            break
+        for k in range(i):
+            total += k + i
+    else:
+        total = -total
+    return total
+
+
+def primes_below(r: Any) -> Any:
+    count = 0
+    for n in range(2, r.n):
+        for d in range(2, n):
+            if n % d == 0:
+                break
+        else:
+            count += 1
+    return count
+
+
+def weighted_places(r: Any) -> Any:
+    total = 0
+    for place, value in enumerate((r.a, r.b), start=1):
+        total += place * value
+    return total
+
+
+def later_minus_earlier(r: Any) -> Any:
+    later, earlier = reversed((r.a, r.b))
+    return later - earlier
+
+
+def dot_product(r: Any) -> Any:
+    return sum(x * y for x, y in zip((r.a, r.b), (10, 20, 30), strict=False))
 
 
 def elif_chain(r: Any) -> str:
@@ -241,6 +306,12 @@ INTEGERS = [
 FLOATS = [
     Rule("float32 stays", lambda r: r.x * r.x, {"x": f32(1.1)}, f32(np.float32(1.1) * np.float32(1.1))),
     Rule("float32 and literal", lambda r: r.x + 0.1, {"x": f32(1.0)}, f32(np.float32(1) + np.float32(0.1))),
+    Rule(
+        "float32 and a large literal",
+        lambda r: r.x * 18446744073709551615,
+        {"x": f32(0.1)},
+        f32(np.float32(0.1) * np.float32(2**64)),
+    ),
     Rule("float32 compared", lambda r: r.x == 0.1, {"x": f32(0.1)}, flags(True)),
     Rule(
         "float32 and float64",
@@ -465,6 +536,63 @@ CONTROL_FLOW = [
     ),
     Rule(
         "captured table", lambda r: THRESHOLDS[r.s], {"s": text("b", "a", "x", None)}, i64(2, 1, None, None)
+    ),
+    Rule("while else", prime_by_else, {"n": i64(1, 2, 9, 13, None)}, flags(False, True, False, True, None)),
+    Rule("for else", first_multiple, {"n": i64(9, 10, 7, None)}, i64(3, 5, -1, -1)),
+    Rule(
+        "variables of an inner loop before an else",
+        inner_variable_left_behind,
+        {"n": i64(0, 9, 8, 20)},
+        i64(-6, 10, -14, 20),
+    ),
+    Rule(
+        "else of a loop inside a loop",
+        primes_below,
+        {"n": i64(0, 3, 10, 20)},
+        i64(0, 1, 4, 8),
+    ),
+    Rule(
+        "captured table with a default",
+        lambda r: THRESHOLDS.get(r.s, -1),
+        {"s": text("b", "a", "x", None)},
+        i64(2, 1, -1, -1),
+    ),
+    Rule("captured table without one", lambda r: THRESHOLDS.get(r.s), {"s": text("b", "x")}, i64(2, None)),
+    Rule("a constant that is not there", lambda r: r.a + (THRESHOLDS["zz"] or 0), {"a": i64(1)}, i64(1)),
+    Rule(
+        "table of moments",
+        lambda r: MOMENTS_SEEN.get(r.d, 0),
+        {"d": dates(19782, 0, None)},
+        i64(7, 0, 0),
+    ),
+    Rule(
+        "table written where it is used",
+        lambda r: {1: "one", 2: "two"}.get(r.a, "many"),
+        {"a": i64(1, 2, 3, None)},
+        text("one", "two", "many", "many"),
+    ),
+    Rule("table of rows", lambda r: ROWS[r.a][1], {"a": i64(0, 1, -1)}, f64(0.5, 1.5, 1.5)),
+    Rule("enumerate", weighted_places, {"a": i64(2, None), "b": i64(3, 1)}, i64(8, None)),
+    Rule("zip", dot_product, {"a": i64(2), "b": i64(3)}, i64(2 * 10 + 3 * 20)),
+    Rule("reversed", lambda r: later_minus_earlier(r), {"a": i64(2), "b": i64(3)}, i64(1)),
+    Rule(
+        "generator with a condition",
+        lambda r: sum(r.a * i for i in range(6) if i % 2),
+        {"a": i64(2)},
+        i64(18),
+    ),
+    Rule(
+        "choices among the items of a generator",
+        lambda r: sum(x * 2 for x in (r.a or 5, r.a and r.b)),
+        {"a": i64(2, 0), "b": i64(3, 3)},
+        i64(10, 10),
+    ),
+    Rule("part of constants", lambda r: r.a in (1, 2, 3)[1:], {"a": i64(1, 2)}, flags(False, True)),
+    Rule(
+        "tuple in tuples",
+        lambda r: (r.a, r.b) in ((1, 2), (2, 1)),
+        {"a": i64(1, 2, 3, None, None), "b": i64(2, 2, 1, 1, 9)},
+        flags(True, False, False, None, False),
     ),
     Rule("walrus", lambda r: (y := r.a + 1) * y, {"a": i64(2)}, i64(9)),
     Rule("item access", lambda r: r["a"] + 1, {"a": i64(2)}, i64(3)),
