@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dataflare.kernels.backend import InputBlock
+from dataflare.kernels.backend import InputBlock, compile_program
 from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.codegen import generate
 from dataflare.kernels.cpu.fused import CpuProgram
@@ -250,6 +250,48 @@ def test_a_result_does_not_depend_on_where_a_record_stands() -> None:
         code.run([column.slice(i, 1)], 1).columns[0].to_arrow()[0].as_py() for i in range(0, ROWS, 10)
     ]
     assert whole[::10] == one_by_one
+
+
+FUNCTIONS = {
+    "exp": math.exp, "log": math.log, "sin": math.sin, "cos": math.cos, "tan": math.tan, "asinh": math.asinh,
+    "atan": math.atan, "tanh": math.tanh, "log1p": math.log1p, "log2": math.log2, "cbrt": math.cbrt, "erf": math.erf,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_exact_math_is_that_of_the_c_library(name: str) -> None:
+    function = FUNCTIONS[name]
+    values = np.random.default_rng(7).uniform(0.01, 30, ROWS)
+    program = build_program([MapStage(lambda r: {"y": function(r.x)})], pa.schema([("x", pa.float64())]))
+    code = compile_program(program, math="exact")
+    assert isinstance(code, CpuProgram)
+    assert "_ZGV" not in code.source()
+    got = code.run([HostColumn.from_arrow(pa.array(values))], ROWS).columns[0].to_arrow().to_pylist()
+    assert got == [function(x) for x in values]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_float32_math_is_within_4_units_of_the_last_place(name: str, target: Target) -> None:
+    function = FUNCTIONS[name]
+    values = np.random.default_rng(8).uniform(0.01, 30, ROWS).astype(np.float32)
+    batch = pa.record_batch({"x": pa.array(values)})
+    got = run([MapStage(lambda r: {"y": function(r.x)})], batch, target)["y"].to_numpy()
+    assert got.dtype == np.float32
+    right = np.array([function(float(x)) for x in values])
+    assert np.max(np.abs(got - right) / np.spacing(np.abs(right.astype(np.float32)))) <= 4.0
+
+
+def test_float32_math_fills_registers_with_float32() -> None:
+    target = level_target("x86-64-v4")
+    if "exp" not in target.vector_math32:
+        pytest.skip("this C library has no vector math")
+    program = build_program(
+        [MapStage(lambda r: {"y": math.exp(r.x), "z": math.pow(r.x, r.x)})], pa.schema([("x", pa.float32())])
+    )
+    assert set(re.findall(r"_ZGV\w+", generate(program, target).text)) == {
+        "_ZGVeN16v_expf",
+        "_ZGVeN16vv_powf",
+    }
 
 
 def program_of(*stages: Stage) -> RecordProgram:
