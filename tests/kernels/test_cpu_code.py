@@ -350,11 +350,19 @@ def test_vector_math_takes_whole_registers(level: str, register: str) -> None:
     assert symbols == {f"_ZGV{register}N{target.register_bytes // 8}v_log1p"}
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86-64 assembly")
-def test_only_filters_ask_ahead_for_their_columns() -> None:
-    keeps, maps = FilterStage(lambda r: r.n > 18), MapStage(lambda r: {"total": r.price * r.qty})
-    assert "prefetch" in jit.assembly(generate(program_of(keeps, maps), host_target()).text, host_target())
-    assert "prefetch" not in jit.assembly(generate(program_of(maps), host_target()).text, host_target())
+@pytest.mark.parametrize(
+    ("program", "lines"),
+    [(TOTAL, 0), (KEPT, 4), (program_of(MapStage(lambda r: {"l": math.log1p(r.price)})), 2)],
+    ids=["moves", "filter", "call"],
+)
+def test_columns_are_asked_for_ahead_where_the_loop_does_more_than_move_them(
+    program: RecordProgram, lines: int
+) -> None:
+    """Each column of 16 float64 is two lines of 64 bytes."""
+    target = level_target("x86-64-v4")
+    assembly = jit.assembly(generate(program, target).text, target)
+    dense = re.split(r"^(?:streaming|nullable):", assembly[assembly.index("dense:") :], flags=re.M)[0]
+    assert len(re.findall(r"\tprefetcht0\s", dense)) == lines
 
 
 def test_the_same_program_becomes_vector_code_for_64_bit_arm() -> None:
