@@ -18,14 +18,15 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from benchmarks import vector_math
-from benchmarks.record_functions import EARTH_RADIUS_KM, trip_cost
+from benchmarks.record_functions import EARTH_RADIUS_KM, collatz_steps, trip_cost, trip_fare
 
 __all__ = [
     "Threads",
     "aligned_empty",
+    "collatz_rows",
     "copy_streaming",
     "orders_chain",
     "orders_filter",
@@ -212,7 +213,16 @@ def trip_tiles(lat1, lon1, lat2, lon2, qty, cost, start, stop):  # type: ignore[
                     break
 
 
+register_jitable(trip_fare)  # what compiled functions call
 _trip_cost = numba.njit(inline="always", **_JIT)(trip_cost)
+_collatz_steps = numba.njit(inline="always", **_JIT)(collatz_steps)
+
+
+@numba.njit(**_JIT)
+def collatz_rows(n, steps, start, stop):  # type: ignore[no-untyped-def]
+    """Run the Collatz loop row by row: the user's function as Numba compiles it by itself."""
+    for i in range(start, stop):
+        steps[i] = _collatz_steps(n[i])
 
 
 @numba.njit(**_JIT)
@@ -224,10 +234,13 @@ def trip_rows(lat1, lon1, lat2, lon2, qty, cost, start, stop):  # type: ignore[n
         o[i] = _trip_cost(a[i], b[i], c[i], d[i], q[i])
 
 
-def trip_ufunc(*, parallel: bool) -> Any:
-    """W4 as a NumPy ufunc compiled by Numba, the route that other engines take; on one thread or all."""
+def trip_ufunc(*, parallel: bool, function: Callable[..., Any] = trip_cost) -> Any:
+    """W4, or another function of a trip, as a NumPy ufunc compiled by Numba, the route that other engines take.
+
+    On one thread or all.
+    """
     if parallel:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     return numba.vectorize(
         ["float64(float64, float64, float64, float64, int64)"], target="parallel" if parallel else "cpu"
-    )(trip_cost)
+    )(function)

@@ -9,7 +9,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["TAX", "discounted", "line_total", "score", "trip_cost", "trip_record"]
+__all__ = [
+    "TAX",
+    "collatz_steps",
+    "discounted",
+    "line_total",
+    "score",
+    "trip_cost",
+    "trip_fare",
+    "trip_record",
+]
 
 TAX = 1.08
 EARTH_RADIUS_KM = 6371.0088
@@ -30,8 +39,8 @@ def score(r: Any) -> float:
     return math.sqrt(r.net + r.damped) * 1.5 + r.damped - 0.1 * r.age
 
 
-def trip_cost(lat1: float, lon1: float, lat2: float, lon2: float, qty: int) -> float:
-    """W4: great-circle distance, a tariff by distance, then the cube root of fee * qty by Newton's method."""
+def trip_fare(lat1: float, lon1: float, lat2: float, lon2: float, qty: int) -> float:
+    """W4 up to its loop: great-circle distance, then a tariff by distance."""
     phi1 = math.radians(lat1)
     phi2 = math.radians(lat2)
     half_dphi = (phi2 - phi1) / 2
@@ -50,6 +59,12 @@ def trip_cost(lat1: float, lon1: float, lat2: float, lon2: float, qty: int) -> f
         fee = 16.9 + 0.35 * (km - 25.0) + 0.02 * qty
     else:
         fee = 29.15 + 0.2 * (km - 60.0)
+    return fee
+
+
+def trip_cost(lat1: float, lon1: float, lat2: float, lon2: float, qty: int) -> float:
+    """W4: the fare of a trip, then the cube root of fee * qty by Newton's method."""
+    fee = trip_fare(lat1, lon1, lat2, lon2, qty)
     target = fee * qty
     root = fee
     steps = 0
@@ -57,6 +72,15 @@ def trip_cost(lat1: float, lon1: float, lat2: float, lon2: float, qty: int) -> f
         root = (2.0 * root + target / (root * root)) / 3.0
         steps += 1
     return root
+
+
+def collatz_steps(n: int) -> int:
+    """Return the steps until n is 1, a hundred at most: a loop whose length every record has for itself."""
+    steps = 0
+    while n > 1 and steps < 100:
+        n = n // 2 if n % 2 == 0 else 3 * n + 1
+        steps += 1
+    return steps
 
 
 def trip_record(r: Any) -> dict[str, float]:

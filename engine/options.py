@@ -4,7 +4,7 @@ Covers names, values, units and the environment variables. What an option does i
 (`dataflare.control`, `dataflare.execute`). An option that this version does not have raises; none is ignored.
 
 Environment: `DATAFLARE_DEVICE`, `DATAFLARE_RUNTIME`, `DATAFLARE_WORKERS`, `DATAFLARE_MEMORY_LIMIT`,
-`DATAFLARE_ORDERED`, `DATAFLARE_PROGRESS`.
+`DATAFLARE_ORDERED`, `DATAFLARE_PROGRESS`, `DATAFLARE_MATH`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from dataflare.kernels.errors import DeviceUnavailableError, OptionError, nearest
 
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from dataflare.control.batching import AdaptiveBatchingConfig
     from dataflare.control.credits import CreditConfig
 
-__all__ = ["ProgressOption", "RunOptionArguments", "RunOptions", "parse_bytes"]
+__all__ = ["MathOption", "ProgressOption", "RunOptionArguments", "RunOptions", "parse_bytes"]
 
 ProgressOption: TypeAlias = bool | Callable[[Any], object]
+MathOption: TypeAlias = Literal["vector", "exact"]
 
 _DEVICES = ("auto", "cpu", "python")
 _LATER_DEVICES = ("cuda", "cuda:0", "cuda:emulated")
 _RUNTIMES = ("local",)
 _LATER_RUNTIMES = ("ray",)
+_MATH = ("vector", "exact")
 
 _UNIT_BYTES = {
     "B": 1,
@@ -57,6 +59,7 @@ class RunOptionArguments(TypedDict, total=False):
     backpressure: CreditConfig | None
     ordered: bool
     progress: ProgressOption | None
+    math: MathOption
     checkpoint: Any
     verify: Any
 
@@ -86,6 +89,9 @@ class RunOptions:
     progress
         True shows a progress display, False none; a function is called with each progress event.
         None: no display in the API, a display on a terminal in the command line.
+    math
+        "vector": functions such as `exp` are computed for many records at once, with an error of up to 4 units
+        in the last place; "exact": one by one, as Python's `math` computes them.
     checkpoint, verify
         Not available in this version; anything but None raises `OptionError`.
 
@@ -103,6 +109,7 @@ class RunOptions:
     backpressure: CreditConfig | None = None
     ordered: bool = True
     progress: ProgressOption | None = None
+    math: MathOption = "vector"
     checkpoint: None = None
     verify: None = None
 
@@ -117,6 +124,8 @@ class RunOptions:
             raise OptionError(f"ordered must be True or False, not {self.ordered!r}.")
         if not (self.progress is None or isinstance(self.progress, bool) or callable(self.progress)):
             raise OptionError(f"progress must be True, False, None or a function, not {self.progress!r}.")
+        if self.math not in _MATH:
+            raise OptionError(f"math must be one of {', '.join(_MATH)}, not {self.math!r}.")
         for name in ("checkpoint", "verify"):
             if getattr(self, name) is not None:
                 raise OptionError(f"{name} is not available in this version of DataFlare; leave it out.")
@@ -211,6 +220,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         "memory_limit": parse_bytes,
         "ordered": _switch,
         "progress": _switch,
+        "math": _text,
     }
     values: dict[str, Any] = {}
     for name, read in readers.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from dataflare.kernels.errors import DeviceUnavailableError
 from dataflare.kernels.memory.column import HostColumn
@@ -76,12 +76,20 @@ class CompiledProgram(Protocol):
         ...
 
 
-_programs: OrderedDict[tuple[str, str], Any] = OrderedDict()
+_programs: OrderedDict[tuple[str, str, str], Any] = OrderedDict()
 _lock = threading.Lock()
 
 
-def compile_program(program: RecordProgram, device: str = "cpu") -> CompiledProgram:
+def compile_program(
+    program: RecordProgram, device: str = "cpu", *, math: Literal["vector", "exact"] = "vector"
+) -> CompiledProgram:
     """Compile a program for a device, or return what was compiled for it before.
+
+    Parameters
+    ----------
+    math
+        "vector" computes functions such as ``exp`` for many records at once, "exact" one by one in the C
+        library, whose results are nearer. The device "python" is always exact.
 
     Raises
     ------
@@ -103,7 +111,7 @@ def compile_program(program: RecordProgram, device: str = "cpu") -> CompiledProg
         raise DeviceUnavailableError(
             f"the device {device!r} is not available in this version; there are 'cpu' and 'python'."
         )
-    key = (device, program.key)
+    key = (device, math, program.key)
     with _lock:
         known = _programs.get(key)
         if known is not None:
@@ -111,7 +119,7 @@ def compile_program(program: RecordProgram, device: str = "cpu") -> CompiledProg
             return known  # type: ignore[no-any-return]
     from dataflare.kernels.cpu.fused import compile_cpu
 
-    fresh = compile_cpu(program)
+    fresh = compile_cpu(program, exact_math=math == "exact")
     with _lock:
         _programs[key] = fresh
         while len(_programs) > _MAX_CACHED_PROGRAMS:

@@ -18,7 +18,7 @@ from benchmarks.harness.runner import Contender
 from benchmarks.numba_kernels import trip_ufunc
 from benchmarks.record_functions import trip_cost
 
-__all__ = ["contenders"]
+__all__ = ["contenders", "sql"]
 
 _TOTAL = "price * qty * 1.08::DOUBLE AS total"
 _CHAIN = """
@@ -31,7 +31,7 @@ _CHAIN = """
 """
 
 
-def _sql(workload: Workload, source: str) -> str:
+def sql(workload: Workload, source: str) -> str:
     if workload.kind == "W1":
         return f"SELECT {_TOTAL} FROM {source}"
     if workload.kind == "W2":
@@ -55,7 +55,7 @@ def contenders(workload: Workload, columns: Columns) -> list[Contender]:
         Contender(
             name=f"DuckDB, {label}",
             rows=columns.rows,
-            run=lambda source=source: connection.sql(_sql(workload, source)).to_arrow_table(),
+            run=lambda source=source: connection.sql(sql(workload, source)).to_arrow_table(),
             to_arrow=lambda result: result,
         )
         for label, source in (("own table", "own_rows"), ("Arrow table", "arrow_rows"))

@@ -13,7 +13,7 @@ from benchmarks.harness.runner import Contender
 from benchmarks.numba_kernels import trip_ufunc
 from benchmarks.record_functions import trip_cost
 
-__all__ = ["contenders", "query"]
+__all__ = ["contenders", "query", "through_ufunc"]
 
 _TOTAL = pl.col("price") * pl.col("qty") * 1.08
 
@@ -39,7 +39,9 @@ def query(workload: Workload, frame: pl.DataFrame) -> pl.LazyFrame:
     )
 
 
-def _batches(frame: pl.DataFrame, names: tuple[str, ...], ufunc: Any) -> pl.LazyFrame:
+def through_ufunc(frame: pl.DataFrame, names: tuple[str, ...], ufunc: Any) -> pl.LazyFrame:
+    """Return a query that gives batches of columns to a NumPy ufunc."""
+
     def apply(series: Any) -> pl.Series:
         return pl.Series(ufunc(*(s.to_numpy() for s in series)))
 
@@ -88,7 +90,9 @@ def _functions(workload: Workload, columns: Columns, frame: pl.DataFrame) -> lis
                 name=name,
                 route=COMPILED,
                 rows=columns.rows,
-                run=lambda ufunc=ufunc, engine=engine: _batches(frame, names, ufunc).collect(engine=engine),
+                run=lambda ufunc=ufunc, engine=engine: through_ufunc(frame, names, ufunc).collect(
+                    engine=engine
+                ),
                 to_arrow=lambda result: result.to_arrow(),
             )
             for name, ufunc, engine in compiled

@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--device", help="where record functions run: auto, cpu, python")
     run.add_argument("--workers", type=int, metavar="N", help="batches computed at the same time")
     run.add_argument("--memory-limit", metavar="BYTES", help="what the run may hold: 512MB, 2GiB")
+    run.add_argument("--math", help="vector (fast, within 4 units in the last place) or exact")
     run.add_argument("--overwrite", action="store_true", help="replace an output that exists")
     run.add_argument("--explain", action="store_true", help="print the plan and do not run it")
     run.add_argument(
@@ -141,7 +142,7 @@ def _run(arguments: argparse.Namespace) -> int:
             raise OptionError(
                 f"{arguments.job}: a job is a .toml or a .py file, not {suffix or 'a file without suffix'}."
             )
-    for name in ("device", "workers", "memory_limit", "progress"):
+    for name in ("device", "workers", "memory_limit", "math", "progress"):
         if getattr(arguments, name) is not None:
             options[name] = getattr(arguments, name)
     if arguments.explain:

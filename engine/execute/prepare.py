@@ -34,7 +34,7 @@ from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, Phys
 if TYPE_CHECKING:
     from dataflare.batch import SharedDataBatch
     from dataflare.kernels.backend import CompiledProgram
-    from dataflare.options import RunOptions
+    from dataflare.options import MathOption, RunOptions
 
 __all__ = ["PreparedRun", "prepare_run"]
 
@@ -67,7 +67,7 @@ class PreparedRun:
         self._latches: dict[int, SchemaLatch] = {}
 
         began_s = time.perf_counter()
-        self._compiled = _compile(steps, self.device)
+        self._compiled = _compile(steps, self.device, options.math)
         self.compile_s = time.perf_counter() - began_s
 
         source = plan.source
@@ -354,13 +354,15 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _compile(steps: Sequence[PhysicalStep], device: str) -> dict[int, CompiledProgram]:
+def _compile(
+    steps: Sequence[PhysicalStep], device: str, math_option: MathOption
+) -> dict[int, CompiledProgram]:
     programs = [step for step in steps if isinstance(step, ComputeStep)]
     if not programs:
         return {}
     from dataflare.kernels.backend import compile_program
 
-    return {id(step): compile_program(step.program, device) for step in programs}
+    return {id(step): compile_program(step.program, device, math=math_option) for step in programs}
 
 
 def _functions(compiled: CompiledProgram) -> str:

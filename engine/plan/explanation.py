@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dataflare.kernels.udf.source import describe_function
 from dataflare.kernels.udf.stages import FilterStage, MapStage, SelectStage, Stage, WithColumnsStage
+from dataflare.options import RunOptions
 from dataflare.plan.logical import Limit, LogicalNode, MapBatches, RecordStep, Scan, known_schema
 from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan
 from dataflare.plan.vectors import vector_text
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dataflare.kernels.udf.program import RecordProgram, SimplePredicate
-    from dataflare.options import RunOptions
     from dataflare.sources.base import BatchSource
 
 __all__ = ["Explanation", "StageExplanation", "explain_plan", "outline"]
@@ -85,7 +85,7 @@ def explain_plan(plan: PhysicalPlan, options: RunOptions, source: BatchSource) -
         The source as the user named it, before columns and records were left out.
     """
     stages = [_explain_source(plan, source)]
-    stages += [_explain_step(step, options.compute_device) for step in plan.steps]
+    stages += [_explain_step(step, options) for step in plan.steps]
     stages.append(StageExplanation("sink", plan.sink.description, _facts({})))
     return Explanation(_device_text(options), tuple(stages), plan.schema)
 
@@ -114,12 +114,12 @@ def _explain_source(plan: PhysicalPlan, source: BatchSource) -> StageExplanation
 
 
 @singledispatch
-def _explain_step(step: Any, device: str) -> StageExplanation:
+def _explain_step(step: Any, options: RunOptions) -> StageExplanation:
     raise TypeError(f"{type(step).__name__} is not a step of a physical plan")
 
 
 @_explain_step.register
-def _(step: ComputeStep, device: str) -> StageExplanation:
+def _(step: ComputeStep, options: RunOptions) -> StageExplanation:
     program = step.program
     read = program.read_columns
     carried = [name for name in program.required_columns if name not in read]
@@ -128,8 +128,8 @@ def _(step: ComputeStep, device: str) -> StageExplanation:
         "reads": ", ".join(read),
         "carries": ", ".join(carried),
         "a row": f"{_row_text(_required_schema(program))} in, {_row_text(program.output_schema)} out",
-        "runs": vector_text(program)
-        if device == "cpu"
+        "runs": vector_text(program, exact_math=options.math == "exact")
+        if options.compute_device == "cpu"
         else "one record at a time, by the Python interpreter",
     }
     return StageExplanation(
@@ -138,7 +138,7 @@ def _(step: ComputeStep, device: str) -> StageExplanation:
 
 
 @_explain_step.register
-def _(step: MapBatchesStep, device: str) -> StageExplanation:
+def _(step: MapBatchesStep, options: RunOptions) -> StageExplanation:
     name = getattr(step.fn, "__qualname__", type(step.fn).__qualname__)
     facts = {
         "runs": "in Python as it is" + (", built once a worker" if isinstance(step.fn, type) else ""),
@@ -148,7 +148,7 @@ def _(step: MapBatchesStep, device: str) -> StageExplanation:
 
 
 @_explain_step.register
-def _(step: LimitStep, device: str) -> StageExplanation:
+def _(step: LimitStep, options: RunOptions) -> StageExplanation:
     return StageExplanation("limit", f"the first {step.rows:,} records, then the source stops", _facts({}))
 
 

@@ -16,19 +16,23 @@ if TYPE_CHECKING:
 __all__ = ["vector_text"]
 
 
-def vector_text(program: RecordProgram, target: Target | None = None) -> str:
+def vector_text(program: RecordProgram, target: Target | None = None, *, exact_math: bool = False) -> str:
     """Return how a program runs on a CPU, in words.
 
     Parameters
     ----------
     target
         The CPU; this machine's when None.
+    exact_math
+        Whether mathematical functions are left to the C library.
     """
     from dataflare.kernels.cpu.layout import ColumnForm, layout_of
     from dataflare.kernels.cpu.target import MATH_FUNCTIONS, host_target
     from dataflare.kernels.cpu.text_groups import takes_groups
 
     target = host_target() if target is None else target
+    if exact_math:
+        target = target.exact_math
     single: set[str] = set()
     distinct: set[str] = set()
     columns = layout_of(program, program.dense).columns

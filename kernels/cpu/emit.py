@@ -14,7 +14,7 @@ from dataflare.kernels.cpu.division import divide_by_constant
 from dataflare.kernels.cpu.floor_division import float_remainder, floor_division
 from dataflare.kernels.cpu.loops import emit_loop
 from dataflare.kernels.cpu.target import MATH_FUNCTIONS, Target
-from dataflare.kernels.dtypes import FLOAT64, ValueType
+from dataflare.kernels.dtypes import FLOAT32, FLOAT64, ValueType
 from dataflare.kernels.udf.ir import Node
 
 __all__ = ["Code", "Emitter", "lane_type"]
@@ -170,7 +170,9 @@ class Emitter:
                 continue
             seen.add(current.index)
             stack.append((current, True))
-            stack.extend((argument, False) for argument in reversed(current.args))
+            call = self._narrow_call(current)
+            needed = current.args if call is None else tuple(a.args[0] for a in call.args)
+            stack.extend((argument, False) for argument in reversed(needed))
         return order
 
     def _instruction(self, node: Node) -> str:
@@ -185,6 +187,9 @@ class Emitter:
             return self._values[node.args[0].attr.params[node.attr].index]
         if node.op == "call":
             return self._call(node)
+        if (call := self._narrow_call(node)) is not None:
+            symbol = self.target.vector_math32[call.attr]
+            return self._vector_calls(symbol, "float", [self.emit(a.args[0]) for a in call.args])
         args = [self.emit(a) for a in node.args]
         kind, text = node.type, self.node_type(node)
         if node.op == "convert":
@@ -304,11 +309,24 @@ class Emitter:
         self.code.declare(f"declare {vector} @{symbol}({', '.join([vector] * len(args))})")
         return self.code.value(f"call {vector} @{symbol}({', '.join(f'{vector} {a}' for a in args)})")
 
+    def _narrow_call(self, node: Node) -> Node | None:
+        """Return the call whose result a node rounds to float32, if its arguments are float32 and there is a function.
+
+        Of what is computed in float64 for it only the rounding would be left: half as many lanes fit a register.
+        """
+        if node.op != "convert" or node.type != FLOAT32 or node.args[0].op != "call":
+            return None
+        call = node.args[0]
+        if call.attr not in self.target.vector_math32:
+            return None
+        from_float32 = all(a.op == "convert" and a.args[0].type == FLOAT32 for a in call.args)
+        return call if from_float32 and call.type == FLOAT64 else None
+
     def _vector_calls(self, symbol: str, element: str, args: list[str]) -> str:
         code = self.code
         width = self.target.register_bytes // (8 if element == "double" else 4)
         register = f"<{width} x {element}>"
-        code.declare(f"declare {register} @{symbol}({', '.join([register] * len(args))}) #1")
+        code.declare(f"declare {register} @{symbol}({', '.join([register] * len(args))}) #2")
         if self.lanes == 1:
             pieces = [self._spread(a, element, width) for a in args]
             result = code.value(f"call {register} @{symbol}({', '.join(f'{register} {p}' for p in pieces)})")
@@ -352,7 +370,7 @@ class Emitter:
     def _scalar_calls(self, node: Node, args: list[str]) -> str:
         code = self.code
         name, arity = MATH_FUNCTIONS[node.attr]
-        code.declare(f"declare double @{name}({', '.join(['double'] * arity)}) #1")
+        code.declare(f"declare double @{name}({', '.join(['double'] * arity)}) #2")
         if self.lanes == 1:
             return code.value(f"call double @{name}({', '.join(f'double {a}' for a in args)})")
         vector = self.type_of("double")

@@ -46,8 +46,8 @@ SMALL_ROWS = 16_384
 Filler = Callable[[HostColumn, list[int], list[object]], None]
 
 
-def compile_cpu(program: RecordProgram) -> CpuProgram:
-    """Compile a program for this machine, or load it from the cache.
+def compile_cpu(program: RecordProgram, *, exact_math: bool = False) -> CpuProgram:
+    """Compile a program for this machine, or load it from the cache; ``exact_math`` leaves out vector math.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def compile_cpu(program: RecordProgram) -> CpuProgram:
     if program.effects:
         raise CompileError(program.effects[0])
     start = time.perf_counter()
-    target = host_target()
+    target = host_target().exact_math if exact_math else host_target()
     generated = generate(program, target)
     key = _cache_key(generated.text, target)
     data = cache.load(key)

@@ -59,7 +59,8 @@ def store_vector(
     """Store a group at record ``index``; ``streaming`` bypasses the caches and needs 64-byte alignment."""
     code = emitter.code
     address = code.value(f"getelementptr {element}, ptr {base}, i64 {index}")
-    hint = "align 32, !nontemporal !0" if streaming else "align 1"
+    size_bits = {"half": 16, "float": 32, "double": 64}.get(element) or int(element[1:])
+    hint = f"align {min(64, emitter.lanes * size_bits // 8)}, !nontemporal !0" if streaming else "align 1"
     code.add(f"store {emitter.type_of(element)} {value}, ptr {address}, {hint}")
 
 

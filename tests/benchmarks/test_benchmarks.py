@@ -83,6 +83,28 @@ def test_workloads(workload: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_simd(tmp_path: Path) -> None:
+    report = run_table("simd", "--size", "20k", "--rounds", "1", json_path=tmp_path / "report.json")
+    assert_report(report, "simd")
+    sections = {section["key"]: section for section in report["sections"]}
+    assert {
+        "W3-nulls",
+        "W4-fare",
+        "collatz",
+        "string-plain",
+        "string-dictionary",
+        "keep-0.1",
+        "keep-99",
+    } < set(sections)
+    for section in sections.values():
+        roles = {m["role"] for m in section["measurements"]}
+        assert {"dataflare", "peer"} <= roles
+    promises = [promise["what"] for promise in report["targets"]]
+    assert "W4 over hand-written tiles" in promises
+    assert len([what for what in promises if what.startswith("from keep-")]) == 5
+
+
+@pytest.mark.slow
 def test_microbatch(tmp_path: Path) -> None:
     report = run_table("microbatch", "--size", "1k", "--rounds", "1", json_path=tmp_path / "report.json")
     assert_report(report, "microbatch")

@@ -35,12 +35,14 @@ def test_environment_goes_before_the_default() -> None:
         DATAFLARE_MEMORY_LIMIT="2GiB",
         DATAFLARE_ORDERED="no",
         DATAFLARE_PROGRESS="On",
+        DATAFLARE_MATH="exact",
     )
     assert options.device == "python"
     assert options.workers == 3
     assert options.memory_limit == 2 * 2**30
     assert options.ordered is False
     assert options.progress is True
+    assert options.math == "exact"
 
 
 def test_explicit_goes_before_the_environment() -> None:
@@ -139,6 +141,7 @@ def test_options_of_later_versions_are_refused_not_ignored(given: dict[str, Any]
         ({"workers": True}, "workers must be a whole number"),
         ({"runtime": "threads"}, "no runtime 'threads'"),
         ({"device": 3}, "device must be text"),
+        ({"math": "fast"}, "math must be one of vector, exact, not 'fast'"),
         ({"ordered": "no"}, "ordered must be True or False"),
         ({"progress": "bar"}, "progress must be True, False, None or a function"),
         ({"batching": {"min_size": 1}}, "batching must be an AdaptiveBatchingConfig"),

@@ -340,6 +340,11 @@ class TestVectors:
         without = replace(host_target(), vector_math={})
         assert vector_text(program, without).endswith("one by one: log1p")
 
+    def test_exact_math_is_one_by_one(self, people):
+        pipeline = people.filter(lambda r: math.log1p(r.height) > 1.0)
+        runs = pipeline.explain(math="exact").stages[1].facts["runs"]
+        assert runs.endswith("one by one: log1p")
+
     def test_python_runs_one_by_one(self, people):
         stage = people.filter(lambda r: r.age > 3).explain(device="python").stages[1]
         assert stage.facts["runs"] == "one record at a time, by the Python interpreter"

@@ -6,9 +6,7 @@ is forced: CPUs with less than this one has, every width of column, every form o
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import platform
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dataflare.kernels.backend import InputBlock
+from dataflare.kernels.backend import InputBlock, compile_program
 from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.codegen import generate
 from dataflare.kernels.cpu.fused import CpuProgram
@@ -28,44 +26,6 @@ from dataflare.kernels.udf.program import RecordProgram, build_program
 from dataflare.kernels.udf.stages import FilterStage, MapStage, SelectStage, Stage
 
 ROWS = 1003  # not a multiple of any vector
-ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
-
-
-LEVELS = ("x86-64", "x86-64-v3", "x86-64-v4")
-
-
-def plain_target() -> Target:
-    """This machine without what the fast paths need."""
-    return dataclasses.replace(
-        host_target(),
-        has_permute=False,
-        has_bit_extract=False,
-        has_compress=False,
-        has_short_compress=False,
-        has_fma=False,
-        vector_math={},
-        vector_math32={},
-    )
-
-
-def forced_target(name: str) -> Target:
-    """Return a CPU by name, or skip the test where this machine cannot run its code."""
-    if name == "plain":
-        return plain_target()
-    host = host_target()
-    if name == "host":
-        return host
-    if not ON_X86:
-        pytest.skip("x86-64 only")
-    level = level_target(name)
-    if level.register_bytes > host.register_bytes:
-        pytest.skip(f"this CPU is below {name}")
-    return level
-
-
-@pytest.fixture(params=["host", "plain", *LEVELS])
-def target(request: pytest.FixtureRequest) -> Target:
-    return forced_target(request.param)
 
 
 def compiled(program: RecordProgram, target: Target) -> CpuProgram:
@@ -292,6 +252,48 @@ def test_a_result_does_not_depend_on_where_a_record_stands() -> None:
     assert whole[::10] == one_by_one
 
 
+FUNCTIONS = {
+    "exp": math.exp, "log": math.log, "sin": math.sin, "cos": math.cos, "tan": math.tan, "asinh": math.asinh,
+    "atan": math.atan, "tanh": math.tanh, "log1p": math.log1p, "log2": math.log2, "cbrt": math.cbrt, "erf": math.erf,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_exact_math_is_that_of_the_c_library(name: str) -> None:
+    function = FUNCTIONS[name]
+    values = np.random.default_rng(7).uniform(0.01, 30, ROWS)
+    program = build_program([MapStage(lambda r: {"y": function(r.x)})], pa.schema([("x", pa.float64())]))
+    code = compile_program(program, math="exact")
+    assert isinstance(code, CpuProgram)
+    assert "_ZGV" not in code.source()
+    got = code.run([HostColumn.from_arrow(pa.array(values))], ROWS).columns[0].to_arrow().to_pylist()
+    assert got == [function(x) for x in values]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_float32_math_is_within_4_units_of_the_last_place(name: str, target: Target) -> None:
+    function = FUNCTIONS[name]
+    values = np.random.default_rng(8).uniform(0.01, 30, ROWS).astype(np.float32)
+    batch = pa.record_batch({"x": pa.array(values)})
+    got = run([MapStage(lambda r: {"y": function(r.x)})], batch, target)["y"].to_numpy()
+    assert got.dtype == np.float32
+    right = np.array([function(float(x)) for x in values])
+    assert np.max(np.abs(got - right) / np.spacing(np.abs(right.astype(np.float32)))) <= 4.0
+
+
+def test_float32_math_fills_registers_with_float32() -> None:
+    target = level_target("x86-64-v4")
+    if "exp" not in target.vector_math32:
+        pytest.skip("this C library has no vector math")
+    program = build_program(
+        [MapStage(lambda r: {"y": math.exp(r.x), "z": math.pow(r.x, r.x)})], pa.schema([("x", pa.float32())])
+    )
+    assert set(re.findall(r"_ZGV\w+", generate(program, target).text)) == {
+        "_ZGVeN16v_expf",
+        "_ZGVeN16vv_powf",
+    }
+
+
 def program_of(*stages: Stage) -> RecordProgram:
     schema = pa.schema(
         [("price", pa.float64()), ("qty", pa.float64()), ("n", pa.int64()), ("s", pa.string())]
@@ -338,7 +340,7 @@ def test_the_loops_over_records_are_vector_instructions(
 
 
 @pytest.mark.parametrize(
-    ("level", "register"), [("x86-64", "b"), ("x86-64-v3", "d"), ("x86-64-v4", "e")], ids=LEVELS
+    ("level", "register"), [("x86-64", "b"), ("x86-64-v3", "d"), ("x86-64-v4", "e")], ids=str
 )
 def test_vector_math_takes_whole_registers(level: str, register: str) -> None:
     target = level_target(level)
@@ -348,11 +350,19 @@ def test_vector_math_takes_whole_registers(level: str, register: str) -> None:
     assert symbols == {f"_ZGV{register}N{target.register_bytes // 8}v_log1p"}
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86-64 assembly")
-def test_only_filters_ask_ahead_for_their_columns() -> None:
-    keeps, maps = FilterStage(lambda r: r.n > 18), MapStage(lambda r: {"total": r.price * r.qty})
-    assert "prefetch" in jit.assembly(generate(program_of(keeps, maps), host_target()).text, host_target())
-    assert "prefetch" not in jit.assembly(generate(program_of(maps), host_target()).text, host_target())
+@pytest.mark.parametrize(
+    ("program", "lines"),
+    [(TOTAL, 0), (KEPT, 4), (program_of(MapStage(lambda r: {"l": math.log1p(r.price)})), 2)],
+    ids=["moves", "filter", "call"],
+)
+def test_columns_are_asked_for_ahead_where_the_loop_does_more_than_move_them(
+    program: RecordProgram, lines: int
+) -> None:
+    """Each column of 16 float64 is two lines of 64 bytes."""
+    target = level_target("x86-64-v4")
+    assembly = jit.assembly(generate(program, target).text, target)
+    dense = re.split(r"^(?:streaming|nullable):", assembly[assembly.index("dense:") :], flags=re.M)[0]
+    assert len(re.findall(r"\tprefetcht0\s", dense)) == lines
 
 
 def test_the_same_program_becomes_vector_code_for_64_bit_arm() -> None:
