@@ -26,6 +26,7 @@ def vector_text(program: RecordProgram, target: Target | None = None, *, exact_m
     exact_math
         Whether mathematical functions are left to the C library.
     """
+    from dataflare.kernels.cpu.codegen import group_lanes
     from dataflare.kernels.cpu.target import MATH_FUNCTIONS, host_target
 
     target = host_target() if target is None else target
@@ -42,7 +43,7 @@ def vector_text(program: RecordProgram, target: Target | None = None, *, exact_m
             single.add("whole-number division")  # no instruction set has it for vectors
     if not nodes:
         return "no computation: columns are handed on"
-    lanes = f"vectorised: one loop of machine code, {target.lanes} records at once"
+    lanes = f"vectorised: one loop of machine code, {group_lanes(program.dense, target)} records at once"
     return f"{lanes}; one by one: {', '.join(sorted(single))}" if single else lanes
 
 

@@ -28,7 +28,7 @@ from dataflare.kernels.cpu.target import Target
 from dataflare.kernels.udf.ir import Node, StringOp, nodes_of
 from dataflare.kernels.udf.program import Lowered, RecordProgram
 
-__all__ = ["Generated", "generate"]
+__all__ = ["Generated", "generate", "group_lanes"]
 
 TILE_ROWS = 1024
 PREFETCH_BYTES = 2048
@@ -82,6 +82,16 @@ def generate(program: RecordProgram, target: Target) -> Generated:
     return Generated(text, dense, nullable, dictionary_functions, streaming)
 
 
+def group_lanes(lowered: Lowered, target: Target) -> int:
+    """Return how many records the code works on at once.
+
+    Twice as many where there is a loop: its rounds depend on each other, and two more registers fill the wait (W4 on one
+    thread: from 12.7 to 10.2 ns a row with AVX-512, from 20.2 to 16.9 with AVX2).
+    """
+    loops = any(node.op == "loop" for node in nodes_of(node for _, node in lowered.roots))
+    return 2 * target.lanes if loops else target.lanes
+
+
 class _Module:
     """What the functions of one program share: string functions, constants, declarations."""
 
@@ -130,6 +140,7 @@ class _Function:
         self.name = name
         self.streaming = name == STREAMING_NAME
         self.target = module.target
+        self.lanes = group_lanes(lowered, module.target)
         self.code = Code()
         self.ops = string_ops(lowered)
         self.tiles: dict[StringOp, str] = {}
@@ -165,7 +176,7 @@ class _Function:
         """Return the text of the function."""
         code = self.code
         rows = self.slot(0)
-        lanes = self.target.lanes
+        lanes = self.lanes
         code.block = "start"
         margin = (
             lanes if self._reads_bits() else 0
@@ -216,7 +227,7 @@ class _Function:
         code = self.code
         code.declare("declare i64 @llvm.umin.i64(i64, i64)")
         for op in self.ops:
-            size = strings.result_bytes(op) * (TILE_ROWS + self.target.lanes)
+            size = strings.result_bytes(op) * (TILE_ROWS + self.lanes)
             name = code.name("tile")
             code.entry.append(f"  {name} = alloca [{size} x i8], align 64")
             self.tiles[op] = name
@@ -234,7 +245,7 @@ class _Function:
         for op in self.ops:
             self._string_results(op, row, count)
         groups_end = code.value(f"call i64 @llvm.umin.i64(i64 {end}, i64 {vector_end})")
-        last = self._rows_loop("vector", self.target.lanes, row, groups_end, row)
+        last = self._rows_loop("vector", self.lanes, row, groups_end, row)
         self._rows_loop("tail", 1, last, end, row)
         code.add(f"{following} = add i64 {row}, {TILE_ROWS}")
         code.lines.insert(phi, f"  {row} = phi i64 [ 0, %{before} ], [ {following}, %{code.block} ]")
@@ -373,7 +384,9 @@ class _Function:
         address = code.value(f"getelementptr i8, ptr {self.pointer(slot)}, i64 {byte}")
         address = code.value(f"select i1 {present}, ptr {address}, ptr @all_set")
         wide = code.value(f"load i{2 * lanes}, ptr {address}, align 1")
-        shift = code.value(f"trunc i64 {self.slot(slot + 1)} to i{2 * lanes}")
+        shift = self.slot(slot + 1)
+        if 2 * lanes < 64:
+            shift = code.value(f"trunc i64 {shift} to i{2 * lanes}")
         wide = code.value(f"lshr i{2 * lanes} {wide}, {shift}")
         narrow = code.value(f"trunc i{2 * lanes} {wide} to i{lanes}")
         return code.value(f"bitcast i{lanes} {narrow} to <{lanes} x i1>")
