@@ -26,6 +26,7 @@ def vector_text(program: RecordProgram, target: Target | None = None, *, exact_m
     exact_math
         Whether mathematical functions are left to the C library.
     """
+    from dataflare.kernels.cpu.codegen import group_lanes
     from dataflare.kernels.cpu.layout import ColumnForm, layout_of
     from dataflare.kernels.cpu.target import MATH_FUNCTIONS, host_target
     from dataflare.kernels.cpu.text_groups import takes_groups
@@ -50,7 +51,7 @@ def vector_text(program: RecordProgram, target: Target | None = None, *, exact_m
             single.add("remainder of floats")
     if not nodes:
         return "no computation: columns are handed on"
-    text = f"vectorised: one loop of machine code, {target.lanes} records at once"
+    text = f"vectorised: one loop of machine code, {group_lanes(program.dense, target)} records at once"
     if distinct:
         text += f"; once for each distinct value: {', '.join(sorted(distinct))}"
     return f"{text}; one by one: {', '.join(sorted(single))}" if single else text

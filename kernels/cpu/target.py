@@ -56,7 +56,7 @@ class Target:
 
     @property
     def lanes(self) -> int:
-        """Records worked on at once: two registers of float64, and whole bytes of a bitmap."""
+        """Records of a group: two registers of float64, and whole bytes of a bitmap."""
         return max(8, self.register_bytes // 4)
 
     @property
