@@ -90,9 +90,9 @@ def group_lanes(lowered: Lowered, target: Target) -> int:
     """Return how many records the code works on at once.
 
     Twice as many as fill two registers where there is a loop: its rounds depend on each other, and two more registers
-    fill the wait (W4 on one thread: from 12.7 to 10.2 ns a row with AVX-512, from 20.2 to 16.9 with AVX2). A filter that
-    computes little reads one cache line of each column at a time (W2 at 81, 49, 9 %, two threads with AVX-512: from
-    13.9, 12.8, 10.6 to 13.3, 11.7, 10.0 ms for 10 M rows).
+    fill the wait (W4 on one thread: from 12.7 to 10.2 ns a row with AVX-512, from 20.2 to 16.9 with AVX2). A filter
+    that computes little reads one cache line of each column at a time (W2 at 81, 49, 9 %, two threads with AVX-512:
+    from 13.9, 12.8, 10.6 to 13.3, 11.7, 10.0 ms for 10 M rows).
     """
     if _is_cheap_filter(lowered):
         return min(target.lanes, 8)

@@ -124,7 +124,8 @@ def _compact_compressing(
     In halves of registers: a store of 64 bytes at any place always crosses a cache line.
     """
     code, lanes = emitter.code, emitter.lanes
-    lane_bits = size_bits if size_bits >= 32 or emitter.target.has_short_compress else 32
+    # The shortest register has 128 bits, and there may be as few as 8 lanes.
+    lane_bits = max(size_bits, 128 // lanes if emitter.target.has_short_compress else 32)
     width = min(lanes, 256 // lane_bits)
     vector, flags = f"<{width} x i{lane_bits}>", f"<{width} x i1>"
     name = f"llvm.x86.avx512.mask.compress.v{width}i{lane_bits}"

@@ -17,7 +17,7 @@ import pytest
 
 from dataflare.kernels.backend import InputBlock, compile_program
 from dataflare.kernels.cpu import jit
-from dataflare.kernels.cpu.codegen import generate
+from dataflare.kernels.cpu.codegen import SELECTION_BLOCK_ROWS, generate
 from dataflare.kernels.cpu.fused import CpuProgram
 from dataflare.kernels.cpu.target import Target, host_target, level_target
 from dataflare.kernels.errors import SchemaError
@@ -90,6 +90,28 @@ def test_any_share_of_records_can_be_kept(share: float, target: Target) -> None:
     out = run([FilterStage(lambda r: r.keep), MapStage(lambda r: {"x": r.x, "y": r.x * 2.0})], batch, target)
     assert out["x"].to_pylist() == np.arange(ROWS)[keep].tolist()
     assert out["y"].to_pylist() == (np.arange(ROWS)[keep] * 2.0).tolist()
+
+
+@pytest.mark.parametrize("nulls", [False, True], ids=["dense", "nulls"])
+def test_the_share_kept_may_change_from_block_to_block(nulls: bool, target: Target) -> None:
+    rng = np.random.default_rng(8)
+    block = SELECTION_BLOCK_ROWS
+    shares = [0.5, 0.0, 0.001, 0.9, 0.01, 1.0, 0.0, 0.3]
+    rows = len(shares) * block + 13
+    share = np.append(np.repeat(shares, block), [0.5] * 13)
+    keep = rng.random(rows) < share
+    mask = rng.random(rows) < 0.1 if nulls else np.zeros(rows, bool)
+    batch = pa.record_batch(
+        {
+            "keep": pa.array(keep.astype(np.int64), mask=mask),
+            "n": pa.array(np.arange(rows)),
+            "b": pa.array(np.arange(rows) % 3 == 0, mask=mask),
+        }
+    )
+    stages: list[Stage] = [FilterStage(lambda r: r.keep == 1), MapStage(lambda r: {"n": r.n, "b": r.b})]
+    result = run(stages, batch, target)
+    assert result["n"].to_pylist() == np.flatnonzero(keep & ~mask).tolist()
+    assert result["b"].to_pylist() == (np.flatnonzero(keep & ~mask) % 3 == 0).tolist()
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 8, 9, 15, 16, 17, 31, 33, 1023, 1024, 1025, 2050])
