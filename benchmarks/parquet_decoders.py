@@ -55,6 +55,8 @@ def decoders() -> Mapping[str, Decode]:
     """Return the ways to decode some columns of a file, by name."""
     return {
         "DataFlare": lambda path, columns: _dataflare(path, columns, "auto"),
+        "DataFlare, decoder='native'": lambda path, columns: _dataflare(path, columns, "native"),
+        "DataFlare, decoder='polars'": lambda path, columns: _dataflare(path, columns, "polars"),
         "DataFlare, decoder='pyarrow'": lambda path, columns: _dataflare(path, columns, "pyarrow"),
         "PyArrow, row groups on all cores": _pyarrow_row_groups,
         "PyArrow iter_batches": _pyarrow_batches,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dataflare.sources.bad_rows import BadRows
     from dataflare.sources.json import UnknownFields
-    from dataflare.sources.parquet_decoders import DecoderName
+    from dataflare.sources.parquet_choice import DecoderName
     from dataflare.sources.paths import PathsArgument
 
 __all__ = [
@@ -49,7 +49,8 @@ def read_parquet(
     columns
         The columns to see; all when None. What no step uses is not read in any case.
     decoder
-        "auto" takes the faster decoder for each column.
+        "auto" takes the fastest decoder for each column: DataFlare's own for numbers and times in local files,
+        Polars where it is installed, PyArrow. "native", "polars" and "pyarrow" prefer one where it can.
     filesystem
         Where plain paths are: pyarrow's or fsspec's file system.
 

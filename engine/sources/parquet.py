@@ -1,27 +1,39 @@
 """Parquet files as a source: projection, row groups skipped by statistics, bounded memory.
 
-Covers planning: which row groups are read, in which partitions, by which decoder. Footers are in
-`parquet_catalog`, decoding in `parquet_decoders`, skipping in `parquet_statistics`.
+Covers planning: which row groups are read, in which partitions, and how they become batches. Footers are in
+`parquet_catalog`, the choice of decoders in `parquet_choice`, decoding in `parquet_decoders` and `parquet_native`,
+skipping in `parquet_statistics`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
+from dataflare.batch import SharedDataBatch
+from dataflare.kernels.memory.column import HostColumn
 from dataflare.schema import column_index
 from dataflare.sources.parquet_catalog import ParquetCatalog, ParquetFileInfo
-from dataflare.sources.parquet_decoders import DecoderName, ParquetReader, check_decoder, polars_columns
+from dataflare.sources.parquet_choice import (
+    ColumnDecoders,
+    DecoderName,
+    check_decoder,
+    choose_decoders,
+    describe_decoders,
+)
+from dataflare.sources.parquet_decoders import ParquetReader
 from dataflare.sources.parquet_statistics import may_match
 from dataflare.sources.paths import PathsArgument, find_files
-from dataflare.sources.slicing import slice_table
+from dataflare.sources.slicing import cut_rows, slice_table
 
 if TYPE_CHECKING:
-    from dataflare.batch import SharedDataBatch
     from dataflare.sources.base import Predicate
+    from dataflare.sources.parquet_native import NativeColumns
 
 __all__ = ["ParquetPartition", "ParquetSource"]
 
@@ -32,6 +44,8 @@ _BLOCK_BYTES = 24 * 2**20
 # opening a file takes a round trip.
 _LOCAL_PARTITION_BYTES = _BLOCK_BYTES
 _REMOTE_PARTITION_BYTES = 64 * 2**20
+# What DataFlare's own decoder decodes at least: smaller batches are cut from it.
+_LEAST_NATIVE_ROWS = 16_384
 _STRETCH_ROWS_UNIT = 8_192
 _SMALL_CHUNK_ROWS = 32_768
 
@@ -64,7 +78,7 @@ class ParquetSource:
         columns
             The columns to read; all when None. Pipelines find them by themselves.
         decoder
-            "auto" takes the faster one for each column, see `dataflare.sources.parquet_decoders`.
+            "auto" takes the fastest one for each column, see `dataflare.sources.parquet_decoders`.
         filesystem
             Where plain paths are: pyarrow's or fsspec's file system.
 
@@ -85,28 +99,25 @@ class ParquetSource:
         """Files, columns, row groups and decoder."""
         files = self._catalog.files
         name = files[0].shown if len(files) == 1 else f"{files[0].shown} and {len(files) - 1} more"
-        plans = self._plans()
+        plans = self._plans
         kept = sum(len(plan.row_groups) for plan in plans)
         total = sum(plan.info.metadata.num_row_groups for plan in plans)
         columns = f"{len(self.schema)} of {len(self._catalog.schema)} columns"
-        return f"Parquet {name}: {columns}, {kept} of {total} row groups, {self._decoders(plans)}"
+        decoders = describe_decoders([plan.decoders for plan in plans], self.schema)
+        return f"Parquet {name}: {columns}, {kept} of {total} row groups, {decoders}"
 
     @property
     def num_rows(self) -> int:
         """Records in the row groups that are left."""
         return sum(
-            plan.info.metadata.row_group(group).num_rows
-            for plan in self._plans()
-            for group in plan.row_groups
+            plan.info.metadata.row_group(group).num_rows for plan in self._plans for group in plan.row_groups
         )
 
     @property
     def size_bytes(self) -> int:
         """Estimated bytes in memory of the columns in the row groups that are left."""
         names = self.schema.names
-        return sum(
-            plan.info.decoded_bytes(group, names) for plan in self._plans() for group in plan.row_groups
-        )
+        return sum(plan.info.decoded_bytes(group, names) for plan in self._plans for group in plan.row_groups)
 
     @property
     def is_local(self) -> bool:
@@ -136,7 +147,7 @@ class ParquetSource:
         """
         names = self.schema.names
         partitions: list[ParquetPartition] = []
-        for plan in self._plans():
+        for plan in self._plans:
             part: list[int] = []
             part_bytes = 0
             most_bytes = _LOCAL_PARTITION_BYTES if plan.info.file.is_local else _REMOTE_PARTITION_BYTES
@@ -152,18 +163,19 @@ class ParquetSource:
         return tuple(partitions)
 
     def _partition(self, plan: _FilePlan, row_groups: Sequence[int], size_bytes: int) -> ParquetPartition:
-        return ParquetPartition(self.schema, plan.info, tuple(row_groups), plan.by_polars, size_bytes)
+        return ParquetPartition(self.schema, plan.info, tuple(row_groups), plan.decoders, size_bytes)
 
-    def _plans(self) -> list[_FilePlan]:
-        # Not kept: as cheap as a look at the footers, which are kept.
+    @cached_property
+    def _plans(self) -> tuple[_FilePlan, ...]:
+        # Kept, because a run asks five times, and looks at each statistic that a predicate is compared with.
         every_column = len(self.schema) == len(self._catalog.schema)
         self._catalog.check(self.schema, every_column=every_column)
         infos = self._catalog.infos()
-        decoders = polars_columns(infos, self.schema, self._decoder)
-        return [
-            _FilePlan(info, tuple(self._row_groups(info)), by_polars)
-            for info, by_polars in zip(infos, decoders, strict=True)
-        ]
+        chosen = choose_decoders(infos, self.schema, self._decoder)
+        return tuple(
+            _FilePlan(info, tuple(self._row_groups(info)), decoders)
+            for info, decoders in zip(infos, chosen, strict=True)
+        )
 
     def _row_groups(self, info: ParquetFileInfo) -> Iterator[int]:
         usable = [
@@ -180,24 +192,12 @@ class ParquetSource:
             ):
                 yield index
 
-    def _decoders(self, plans: Sequence[_FilePlan]) -> str:
-        by_polars = [len(plan.by_polars) for plan in plans]
-        if not self.schema or not any(by_polars):
-            return "decoded by pyarrow"
-        if all(count == len(self.schema) for count in by_polars):
-            return "decoded by polars"
-        if len(set(by_polars)) == 1 and len({plan.by_polars for plan in plans}) == 1:
-            others = [name for name in self.schema.names if name not in plans[0].by_polars]
-            shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-            return f"decoded by polars, but {shown} by pyarrow"
-        return "decoded by polars and pyarrow, as each file allows"
-
 
 @dataclass(frozen=True)
 class _FilePlan:
     info: ParquetFileInfo
     row_groups: tuple[int, ...]
-    by_polars: frozenset[str]
+    decoders: ColumnDecoders
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +209,7 @@ class ParquetPartition:
     _info: ParquetFileInfo
     row_groups: tuple[int, ...]
     """Positions in the file, ascending."""
-    _by_polars: frozenset[str]
+    _decoders: ColumnDecoders
     size_bytes: int
     """Estimated bytes in memory."""
 
@@ -226,17 +226,61 @@ class ParquetPartition:
         return sum(self._info.metadata.row_group(group).num_rows for group in self.row_groups)
 
     def read(self, batch_rows: Callable[[], int]) -> Iterator[SharedDataBatch]:
-        """Decode about 24 MiB at a time and cut it; see `dataflare.sources.base.SourcePartition.read`."""
+        """Decode at most about 24 MiB at a time; see `dataflare.sources.base.SourcePartition.read`."""
         if not self.schema:
             for group in self.row_groups:
                 num_rows = self._info.metadata.row_group(group).num_rows
                 rows = pa.table({"": pa.nulls(num_rows)}).select([])
                 yield from slice_table(self.schema, rows, batch_rows)
             return
-        with ParquetReader(self._info, self.schema, self._by_polars) as reader:
+        with ParquetReader(self._info, self.schema, self._decoders) as reader:
+            native = reader.native(self.row_groups)
+            if not reader.has_tables:
+                assert native is not None  # there is a column
+                yield from self._native_batches(native, {}, self.num_rows, batch_rows)
+                return
             for table in self._blocks(reader):
-                yield from slice_table(self.schema, table, batch_rows)
+                if native is None:
+                    yield from slice_table(self.schema, table, batch_rows)
+                else:
+                    for block in table.to_batches():
+                        beside = dict(
+                            zip(block.schema.names, map(HostColumn.from_arrow, block.columns), strict=True)
+                        )
+                        yield from self._native_batches(native, beside, block.num_rows, batch_rows)
                 del table  # or the block stays while the next one is decoded
+
+    def _native_batches(
+        self,
+        native: NativeColumns,
+        beside: Mapping[str, HostColumn],
+        num_rows: int,
+        batch_rows: Callable[[], int],
+    ) -> Iterator[SharedDataBatch]:
+        """Decode as many rows as each batch has, so that they are in the cache when they are used.
+
+        `beside` are the columns of the same `num_rows` rows that are decoded already.
+        """
+        most_rows = max(_LEAST_NATIVE_ROWS, _BLOCK_BYTES * self.num_rows // max(1, self.size_bytes))
+        start = 0
+        while start < num_rows:
+            wanted = max(1, batch_rows())
+            left = num_rows - start
+            pieces = -(-left // min(max(wanted, _LEAST_NATIVE_ROWS), most_rows))
+            rows = -(-left // pieces)
+            decoded = native.read(rows)
+            sizes = chain([wanted], iter(batch_rows, None))
+            for offset, length in cut_rows(rows, sizes.__next__):
+                columns = [
+                    decoded[name].slice(offset, length)
+                    if name in decoded
+                    else beside[name].slice(start + offset, length)
+                    for name in self.schema.names
+                ]
+                yield SharedDataBatch._from_columns(self.schema, columns, length)
+                del columns
+            del decoded  # or its memory is not there for the next rows
+            start += rows
 
     def _blocks(self, reader: ParquetReader) -> Iterator[pa.Table]:
         together: list[int] = []

@@ -1,29 +1,31 @@
-"""Decodes row groups of Parquet files into Arrow tables, with the decoder that is fastest for each column.
+"""Decodes row groups of Parquet files into Arrow data, with the decoder that is fastest for each column.
 
-Two decoders, both chosen per file and column before anything is read, and both giving the Arrow types of the
-file's own schema:
+Three decoders, chosen per file and column by `dataflare.sources.parquet_choice` before anything is read, and all
+giving the Arrow types of the file's own schema:
 
-- *Polars* for flat columns of booleans, integers, floats, decimals, dates, timestamps, text and bytes in
-  local files. Polars cannot be told which row groups to read, reads ahead without a bound when it streams,
-  and parses the whole footer at each call; so it is given `dataflare.sources.parquet_excerpt`, a file in
-  memory of just the row groups and columns that are wanted.
-- *PyArrow* for everything else: nested and dictionary columns, times, durations, INT96, LZ4, remote files.
+- *DataFlare's own* (`dataflare.sources.parquet_native`) for flat columns of integers, floats, decimals, dates,
+  times and timestamps, plain or with a dictionary, in local files.
+- *Polars* for flat columns of booleans, text and bytes, and for numbers in encodings that the first one lacks, in
+  local files. Polars cannot be told which row groups to read, reads ahead without a bound when it streams, and
+  parses the whole footer at each call; so it is given `dataflare.sources.parquet_excerpt`, a file in memory of just
+  the row groups and columns that are wanted.
+- *PyArrow* for everything else: nested and dictionary columns, durations, INT96, LZ4, remote files.
 
 Measured by ``benchmarks/parquet_decoders.py``: lineitem at SF1, 6.0 M rows, snappy, warm page cache, 2 cores
-of a Zen 3 server that had other work too. CPU milliseconds of both cores together, the least of all rounds of
-three runs:
+of a Xeon server with AVX-512. CPU milliseconds of both cores together, the least of all rounds:
 
-=============================================  ========  =======  ================  ======
-columns; writer and row groups                 excerpts  PyArrow  Polars streaming  DuckDB
-=============================================  ========  =======  ================  ======
-date, 3 decimals (Q6); parquet-rs, 113 k rows  138       148      107               264
-integer, 3 texts (views); the same             376       741      353               900
-4 integers; the same                           149       165      135               266
-date, 3 decimals; PyArrow, 1 M rows            155       843      103               310
-integer, 3 texts; the same                     675       831      625               1041
-4 integers; the same                           125       164      112               311
-=============================================  ========  =======  ================  ======
+=============================================  ======  ========  =======  ================  ======
+columns; writer and row groups                 auto    excerpts  PyArrow  Polars streaming  DuckDB
+=============================================  ======  ========  =======  ================  ======
+date, 3 decimals (Q6); parquet-rs, 113 k rows  67      143       149      120               202
+integer, 3 texts (views); the same             312     316       501      279               548
+4 integers; the same                           78      129       140      105               164
+date, 3 decimals; PyArrow, 1 M rows            75      147       525      103               219
+integer, 3 texts; the same                     512     510       514      286               567
+4 integers; the same                           80      106       137      99                174
+=============================================  ======  ========  =======  ================  ======
 
+Of the 67, 23 decompress the dictionary of the prices, which has a number for nearly every row; the library took 49.
 Polars streaming is its own scan of the whole file, in its own types and without a bound on what it reads
 ahead (1.1 GB from row groups of a million rows). Excerpts are cut to blocks, and text is cast to what the
 file declares: for ``string`` that is 10 ns a value, nearly half of the fifth row.
@@ -33,19 +35,18 @@ from __future__ import annotations
 
 import mmap
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataflare.kernels.errors import OptionError, ReadError
-from dataflare.sources.agreement import same_family
-from dataflare.sources.parquet_excerpt import build_excerpt, expected_type, has_known_layout, release_excerpt
+from dataflare.kernels.errors import ReadError
+from dataflare.sources.parquet_choice import ColumnDecoders, gives
+from dataflare.sources.parquet_excerpt import build_excerpt, release_excerpt
+from dataflare.sources.parquet_native import NativeColumns
 from dataflare.sources.paths import read_failure
 
 if TYPE_CHECKING:
@@ -56,85 +57,13 @@ if TYPE_CHECKING:
 
     from dataflare.sources.parquet_catalog import ParquetFileInfo
 
-__all__ = ["DecoderName", "ParquetReader", "check_decoder", "polars_columns"]
-
-DecoderName = Literal["auto", "polars", "pyarrow"]
-
-# Importing Polars takes about 0.3 s, as long as it saves on this much compressed data.
-_POLARS_WORTH_BYTES = 32 * 2**20
-
-
-def check_decoder(decoder: str) -> None:
-    """Raise `OptionError` unless `decoder` names one."""
-    if decoder not in ("auto", "polars", "pyarrow"):
-        raise OptionError(f"decoder must be 'auto', 'polars' or 'pyarrow', not {decoder!r}.")
-
-
-def polars_columns(
-    infos: Sequence[ParquetFileInfo], schema: pa.Schema, decoder: DecoderName
-) -> list[frozenset[str]]:
-    """Return for each file the columns of `schema` that Polars decodes; PyArrow decodes the others.
-
-    With "auto", Polars is used where it can be and is worth it: for a small read in a process that has not
-    imported Polars yet, importing it would take longer than decoding everything with PyArrow.
-    """
-    nothing: list[frozenset[str]] = [frozenset()] * len(infos)
-    if decoder == "pyarrow" or find_spec("polars") is None:
-        return nothing
-    able = [_able_columns(info, schema) for info in infos]
-    if decoder == "auto" and "polars" not in sys.modules:
-        size_bytes = 0
-        for info, names in zip(infos, able, strict=True):
-            size_bytes += info.compressed_bytes(tuple(names))
-            if size_bytes >= _POLARS_WORTH_BYTES:
-                return able
-        return nothing
-    return able
-
-
-def _able_columns(info: ParquetFileInfo, schema: pa.Schema) -> frozenset[str]:
-    if (
-        not info.file.is_local
-        or not info.metadata.num_row_groups
-        or _miscounts_chunks(info.metadata.created_by)
-    ):
-        return frozenset()
-    stored = info.metadata.schema
-    groups = [info.metadata.row_group(index) for index in range(info.metadata.num_row_groups)]
-    able = set()
-    for field in schema:
-        leaves = info.leaves[field.name]
-        decoded = expected_type(stored.column(leaves[0])) if len(leaves) == 1 else None
-        if decoded is None or not _gives(decoded, field.type):
-            continue
-        if all(has_known_layout(group.column(leaves[0])) or not group.num_rows for group in groups):
-            able.add(field.name)
-    return frozenset(able)
-
-
-def _gives(decoded: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether a cast that always succeeds and costs little leads from one type to the other."""
-    if decoded == wanted or same_family(decoded, wanted):
-        return True
-    if pa.types.is_timestamp(decoded) and pa.types.is_timestamp(wanted):
-        return decoded.unit == wanted.unit and (decoded.tz is None) == (wanted.tz is None)
-    return False
-
-
-def _miscounts_chunks(created_by: str | None) -> bool:
-    """Whether the writer left the dictionary page's header out of a chunk's size (parquet-mr before 1.2.9)."""
-    words = (created_by or "").split()
-    if len(words) < 3 or words[0] != "parquet-mr":
-        return False
-    try:
-        version = tuple(int(part) for part in words[2].split("-")[0].split("."))
-    except ValueError:
-        return True
-    return version < (1, 2, 9)
+__all__ = ["ParquetReader"]
 
 
 class ParquetReader:
-    """Decodes row groups of one file. Belongs to one thread; a context manager that closes the file.
+    """Decodes row groups of one file: some columns as they are asked for, the others as tables.
+
+    Belongs to one thread; a context manager that closes the file.
 
     Parameters
     ----------
@@ -142,16 +71,18 @@ class ParquetReader:
         The file.
     schema
         Columns to deliver, with their types.
-    by_polars
-        Those of them that Polars decodes.
+    decoders
+        What decodes each of them.
     """
 
-    def __init__(self, info: ParquetFileInfo, schema: pa.Schema, by_polars: frozenset[str]) -> None:
+    def __init__(self, info: ParquetFileInfo, schema: pa.Schema, decoders: ColumnDecoders) -> None:
         self._info = info
-        self._schema = schema
-        self._polars_names = [name for name in schema.names if name in by_polars]
-        self._arrow_names = [name for name in schema.names if name not in by_polars]
+        self._native_fields = [field for field in schema if field.name in decoders.native]
+        self._schema = pa.schema([field for field in schema if field.name not in decoders.native])
+        self._polars_names = [name for name in self._schema.names if name in decoders.polars]
+        self._arrow_names = [name for name in self._schema.names if name not in decoders.polars]
         self._stack = ExitStack()
+        self._handle: pa.NativeFile | None = None
         self._parquet: pq.ParquetFile | None = None
         self._descriptor = -1
         self._mapped: np.ndarray[Any, np.dtype[np.uint8]] | None = None
@@ -163,8 +94,20 @@ class ParquetReader:
         self._mapped = None
         self._stack.close()
 
+    @property
+    def has_tables(self) -> bool:
+        """Whether there are columns that come in tables, by Polars or PyArrow."""
+        return bool(self._schema)
+
+    def native(self, row_groups: Sequence[int]) -> NativeColumns | None:
+        """Return the columns that DataFlare decodes, at the first row of some row groups; None for no columns."""
+        if not self._native_fields:
+            return None
+        file = self._descriptor_of() if self._info.file.is_local else self._open()
+        return NativeColumns(self._info, self._native_fields, row_groups, file)
+
     def read_row_groups(self, row_groups: Sequence[int]) -> pa.Table:
-        """Decode whole row groups at once."""
+        """Decode the other columns of whole row groups at once."""
         parts: list[pa.Table] = []
         if self._polars_names:
             excerpt = self._excerpt(row_groups)
@@ -178,7 +121,7 @@ class ParquetReader:
         return self._assembled(parts, row_groups)
 
     def read_stretches(self, row_group: int, stretch_rows: int) -> Iterator[pa.Table]:
-        """Decode one row group in stretches of rows, so that a large one never is in memory as a whole.
+        """Decode the other columns of one row group in stretches, so that it never is in memory as a whole.
 
         The last stretch may be shorter. What is held beside a stretch is the row group as it is in the file.
         """
@@ -202,14 +145,13 @@ class ParquetReader:
         return build_excerpt(self._read_into, self._info.metadata, row_groups, leaves)
 
     def _map(self) -> None:
+        descriptor = self._descriptor_of()
         try:
-            self._descriptor = os.open(self._info.file.path, os.O_RDONLY | os.O_CLOEXEC)
-            self._stack.callback(os.close, self._descriptor)
-            mapping = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError):
-                raise read_failure(self._info.file.shown, error) from error
-            raise self._cut_short(0) from error  # nothing to map
+            mapping = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise read_failure(self._info.file.shown, error) from error
+        except ValueError as error:  # nothing to map
+            raise self._cut_short(0) from error
         self._mapped = np.frombuffer(mapping, np.uint8)  # unmapped when this is gone
 
     def _read_into(self, offset: int, memory: memoryview) -> None:
@@ -249,10 +191,9 @@ class ParquetReader:
 
     def _arrow(self) -> pq.ParquetFile:
         if self._parquet is None:
-            handle = self._stack.enter_context(self._info.file.open())
             # Ahead of decoding, many small reads are made few large ones: worth it only over a network.
             self._parquet = pq.ParquetFile(
-                handle, metadata=self._info.metadata, pre_buffer=not self._info.file.is_local
+                self._open(), metadata=self._info.metadata, pre_buffer=not self._info.file.is_local
             )
         return self._parquet
 
@@ -278,7 +219,22 @@ class ParquetReader:
         if rows:
             yield pa.Table.from_batches(pending)
 
-    # -- both ------------------------------------------------------------------------------------------------
+    # -- all -------------------------------------------------------------------------------------------------
+
+    def _descriptor_of(self) -> int:
+        """Return the descriptor of a local file."""
+        if self._descriptor < 0:
+            try:
+                self._descriptor = os.open(self._info.file.path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise read_failure(self._info.file.shown, error) from error
+            self._stack.callback(os.close, self._descriptor)
+        return self._descriptor
+
+    def _open(self) -> pa.NativeFile:
+        if self._handle is None:
+            self._handle = self._stack.enter_context(self._info.file.open())
+        return self._handle
 
     def _assembled(self, parts: Sequence[pa.Table], row_groups: Sequence[int]) -> pa.Table:
         rows = {part.num_rows for part in parts}
@@ -292,7 +248,7 @@ class ParquetReader:
         for field in self._schema:
             column = found[field.name]
             if column.type != field.type:
-                if not _gives(column.type, field.type):
+                if not gives(column.type, field.type):
                     raise ReadError(
                         f"{self._info.file.shown}: column {field.name!r} was decoded as {column.type}, not as "
                         f"{field.type}. This is an error of DataFlare's; decoder='pyarrow' avoids it."

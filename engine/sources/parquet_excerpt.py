@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
     from pyarrow._parquet import ColumnSchema  # as the stubs call it
 
-__all__ = ["build_excerpt", "release_excerpt", "expected_type", "has_known_layout"]
+__all__ = ["build_excerpt", "chunk_start", "release_excerpt", "expected_type", "has_known_layout"]
 
 _MAGIC = b"PAR1"
 _PHYSICAL_TYPES = {
@@ -114,6 +114,14 @@ def has_known_layout(chunk: pq.ColumnChunkMetaData) -> bool:
     return chunk.compression in _CODECS and chunk.data_page_offset > 0 and chunk.total_compressed_size > 0
 
 
+def chunk_start(chunk: pq.ColumnChunkMetaData) -> int:
+    """Return where the first page of a column chunk is: that of the dictionary, where there is one."""
+    data: int = chunk.data_page_offset
+    dictionary = chunk.dictionary_page_offset if chunk.has_dictionary_page else None
+    # Some writers say 0; the dictionary page then is the first data page.
+    return dictionary if dictionary is not None and 0 < dictionary < data else data
+
+
 def build_excerpt(
     read_into: Callable[[int, memoryview], None],
     metadata: pq.FileMetaData,
@@ -144,13 +152,9 @@ def build_excerpt(
         footer.list_of(1, _STRUCT, len(leaves))
         for leaf in leaves:
             chunk = row_group.column(leaf)
-            data = chunk.data_page_offset
-            dictionary = chunk.dictionary_page_offset if chunk.has_dictionary_page else None
-            if dictionary is not None and not 0 < dictionary < data:
-                dictionary = None  # some writers say 0; the dictionary page then is the first data page
-            start = data if dictionary is None else dictionary
+            data, start = chunk.data_page_offset, chunk_start(chunk)
             copies.append((start, chunk.total_compressed_size, position))
-            _write_chunk(footer, chunk, data - start + position, None if dictionary is None else position)
+            _write_chunk(footer, chunk, data - start + position, position if start < data else None)
             position += chunk.total_compressed_size
         footer.integer(2, _I64, row_group.total_byte_size)
         footer.integer(3, _I64, row_group.num_rows)

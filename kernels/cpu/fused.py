@@ -7,7 +7,6 @@ alone is decided when the program is compiled.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import struct
 import threading
 import time
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataflare.kernels.backend import InputBlock, ProgramResult
-from dataflare.kernels.cpu import cache, jit
+from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.codegen import STREAMING_NAME, Generated, generate
 from dataflare.kernels.cpu.layout import (
     ColumnForm,
@@ -28,6 +27,7 @@ from dataflare.kernels.cpu.layout import (
     fixed_width_bytes,
     is_view,
 )
+from dataflare.kernels.cpu.objects import load_or_compile
 from dataflare.kernels.cpu.strings import result_bytes
 from dataflare.kernels.cpu.target import Target, host_target
 from dataflare.kernels.cpu.tiles import STREAMING_MIN_BYTES, TiledRun, can_tile
@@ -39,7 +39,6 @@ from dataflare.kernels.udf.program import Lowered, Output, RecordProgram
 
 __all__ = ["CpuProgram", "compile_cpu"]
 
-CODE_VERSION = 1
 SMALL_ROWS = 16_384
 """Up to this many records the results share one block of memory."""
 
@@ -59,32 +58,8 @@ def compile_cpu(program: RecordProgram, *, exact_math: bool = False) -> CpuProgr
     start = time.perf_counter()
     target = host_target().exact_math if exact_math else host_target()
     generated = generate(program, target)
-    key = _cache_key(generated.text, target)
-    data = cache.load(key)
-    loaded = None
-    source = "disk"
-    if data is not None:
-        loaded = _load(data)
-    if loaded is None:
-        source = "compiled"
-        data = jit.assemble(generated.text, target)
-        loaded = jit.load_object(data)
-        cache.save(key, data)
+    loaded, source = load_or_compile(generated.text, target)
     return CpuProgram(program, generated, target, loaded, source, time.perf_counter() - start)
-
-
-def _load(data: bytes) -> jit.LoadedObject | None:
-    try:
-        return jit.load_object(data)
-    except RuntimeError:  # an object that this LLVM cannot load is compiled anew
-        return None
-
-
-def _cache_key(text: str, target: Target) -> str:
-    import llvmlite
-
-    parts = (str(CODE_VERSION), llvmlite.__version__, target.cpu, target.features, text)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 class CpuProgram:

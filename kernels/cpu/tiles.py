@@ -14,15 +14,15 @@ place only; strings and other columns that Arrow moves are not covered: `share` 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from dataflare.kernels.backend import InputBlock, ProgramResult
-from dataflare.kernels.cpu import cache, jit
+from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.layout import ColumnForm, ColumnLayout, ProgramLayout, is_view
+from dataflare.kernels.cpu.objects import load_or_compile
 from dataflare.kernels.cpu.target import Target, host_target
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.pool import HostBlock, default_pool
@@ -297,14 +297,9 @@ _DRIVER: Final = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
 def _driver() -> Any:
     """Return the function that works on tiles, the same for every program."""
     target = host_target()
-    text = driver_text(target)
-    key = hashlib.sha256(f"tiles\0{target.cpu}\0{target.features}\0{text}".encode()).hexdigest()
-    data = cache.load(key)
-    if data is None:
-        data = jit.assemble(text, target)
-        cache.save(key, data)
-    _driver_objects.append(jit.load_object(data))
-    return _driver_objects[-1].function("tiles", _DRIVER)
+    loaded, _ = load_or_compile(driver_text(target), target)
+    _driver_objects.append(loaded)
+    return loaded.function("tiles", _DRIVER)
 
 
 _driver_objects: list[jit.LoadedObject] = []  # machine code lives as long as its object

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dataflare.kernels.errors import ColumnNotFoundError, OptionError, ReadError, SchemaMismatchError
 from dataflare.sources.parquet import ParquetSource
-from dataflare.sources.parquet_decoders import _miscounts_chunks
+from dataflare.sources.parquet_choice import _miscounts_chunks
 from dataflare.testing import assert_batches_equal, record_batches
 
 FLAT = pa.schema(
@@ -146,11 +146,23 @@ def test_other_types_beside_flat_ones(batch: pa.RecordBatch, group_rows: int) ->
 
 
 def test_a_small_read_does_not_import_polars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "a.parquet", pa.table({"x": [1]}))
+    path = write(tmp_path / "a.parquet", pa.table({"x": ["text"]}))
     monkeypatch.delitem(__import__("sys").modules, "polars", raising=False)
     assert ParquetSource.open(path).description.endswith("decoded by pyarrow")
-    monkeypatch.setattr("dataflare.sources.parquet_decoders._POLARS_WORTH_BYTES", 1)
+    monkeypatch.setattr("dataflare.sources.parquet_choice._POLARS_WORTH_BYTES", 1)
     assert ParquetSource.open(path).description.endswith("decoded by polars")
+
+
+def test_a_small_read_does_not_load_the_compiled_decoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.parquet", pa.table({"x": [1]}))
+    monkeypatch.delitem(__import__("sys").modules, "polars", raising=False)
+    monkeypatch.setattr("dataflare.sources.parquet_choice.is_loaded", lambda: False)
+    assert ParquetSource.open(path).description.endswith("decoded by pyarrow")
+    assert ParquetSource.open(path, decoder="native").description.endswith("decoded by dataflare")
+    monkeypatch.setattr("dataflare.sources.parquet_choice._NATIVE_WORTH_BYTES", 1)
+    assert ParquetSource.open(path).description.endswith("decoded by dataflare")
 
 
 def test_a_large_row_group_is_decoded_in_stretches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,7 +391,7 @@ def test_names_that_are_there_twice(tmp_path: Path) -> None:
 
 
 def test_a_decoder_that_does_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="'auto', 'polars' or 'pyarrow', not 'duckdb'"):
+    with pytest.raises(OptionError, match="'auto', 'native', 'polars' or 'pyarrow', not 'duckdb'"):
         ParquetSource.open(tmp_path, decoder="duckdb")  # type: ignore[arg-type]
 
 

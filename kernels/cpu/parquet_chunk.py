@@ -1,0 +1,293 @@
+"""Decodes the column chunks of one Parquet row group after the other into memory of the caller's.
+
+Covers which values the compiled decoder (`dataflare.kernels.cpu.parquet_pages`) takes, and its calls: it asks for
+memory and for pages in codecs that it has not. Does not cover footers, nor opening files.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from dataflare.kernels.cpu.jit import LoadedObject
+from dataflare.kernels.cpu.objects import load_or_compile
+from dataflare.kernels.cpu.parquet_pages import decoder_text
+from dataflare.kernels.cpu.parquet_state import CODECS, PROBLEMS, STATE, STATE_SLOTS, Status
+from dataflare.kernels.cpu.parquet_values import BIG_ENDIAN, GATHERS, PLAINS
+from dataflare.kernels.cpu.snappy import SNAPPY_SLACK_BYTES
+from dataflare.kernels.cpu.target import Target, host_target
+from dataflare.kernels.memory.pool import HostBlock, default_pool
+
+__all__ = [
+    "ChunkEndError",
+    "ColumnDecoder",
+    "DamagedChunkError",
+    "Decompress",
+    "RowGroupDecoder",
+    "ValueLayout",
+]
+
+Decompress = Callable[[int, int, int], pa.Buffer]
+"""Decompresses what is at an address: address, bytes, bytes of the result. Raises `DamagedChunkError`."""
+
+_LEFT_TO_CALLER = max(CODECS.values()) + 1
+_PHYSICAL_BYTES = {"INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
+
+
+class DamagedChunkError(ValueError):
+    """The bytes of a column chunk are not what they should be; the message says in what way."""
+
+
+@dataclass(frozen=True)
+class ValueLayout:
+    """How a column's values are stored, and as what they come out."""
+
+    stored_bytes: int
+    """Of one plain value."""
+    result_bytes: int
+    entry_bytes: int
+    """Of a dictionary's entry in memory, which may be narrower than the result."""
+    plain_kind: int
+    gather_kind: int
+    dictionary_plain_kind: int
+
+    @classmethod
+    def of(cls, physical_type: str, length: int, data_type: pa.DataType) -> ValueLayout | None:
+        """Return the layout for a physical type of Parquet and an Arrow type; None when there is no decoder.
+
+        Parameters
+        ----------
+        length
+            Bytes of a FIXED_LEN_BYTE_ARRAY's values, which must be decimals.
+        data_type
+            Has the meaning that the file gives to the values: only widths are looked at.
+        """
+        if pa.types.is_decimal128(data_type):
+            if physical_type == "FIXED_LEN_BYTE_ARRAY" and 1 <= length <= 16:
+                return cls._layout(length, BIG_ENDIAN, 8 if length <= 8 else 16, 16)
+            if physical_type in ("INT32", "INT64"):
+                stored_bytes = _PHYSICAL_BYTES[physical_type]
+                return cls._layout(stored_bytes, stored_bytes, stored_bytes, 16)
+            return None
+        stored_bytes = _PHYSICAL_BYTES.get(physical_type, 0)
+        result_bytes = data_type.bit_width // 8
+        if not stored_bytes or (stored_bytes, result_bytes) not in PLAINS:
+            return None
+        return cls._layout(stored_bytes, stored_bytes, result_bytes, result_bytes)
+
+    @classmethod
+    def _layout(cls, stored_bytes: int, stored: int, entry_bytes: int, result_bytes: int) -> ValueLayout:
+        return cls(
+            stored_bytes,
+            result_bytes,
+            entry_bytes,
+            PLAINS.index((stored, result_bytes)),
+            GATHERS.index((entry_bytes, result_bytes)),
+            PLAINS.index((stored, entry_bytes)),
+        )
+
+
+class ChunkEndError(DamagedChunkError):
+    """The file that a chunk is in cannot be read to the chunk's end.
+
+    Attributes
+    ----------
+    offset
+        The first byte that is missing.
+    """
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"the file cannot be read from byte {offset:,} on")
+        self.offset = offset
+
+
+class ColumnDecoder:
+    """One column: where its chunk is, and the memory that decoding it takes."""
+
+    def __init__(self, layout: ValueLayout, *, optional: bool) -> None:
+        self.layout = layout
+        self.optional = optional
+        self.state = memoryview(b"")  # given by the `RowGroupDecoder`
+        self._chunk: HostBlock | None = None
+        self._dictionary: HostBlock | None = None
+        self._scratch: HostBlock | None = None
+        self._payload: pa.Buffer | None = None
+        self._decompress: Decompress | None = None
+
+    def begin(
+        self, size_bytes: int, codec: str, decompress: Decompress, *, file: int | None, offset: int
+    ) -> HostBlock:
+        """Go to the start of a chunk; return the memory it is in, to be filled by the caller where `file` is None.
+
+        Parameters
+        ----------
+        size_bytes
+            Of its pages, from the dictionary's on where there is one.
+        codec
+            As pyarrow's metadata calls it.
+        decompress
+            What decompresses pages where the codec is not one of `parquet_state.CODECS`.
+        file, offset
+            A descriptor, and where in that file the chunk begins.
+        """
+        state = self.state
+        if self._chunk is None or self._chunk.nbytes < size_bytes:
+            self._chunk = None  # so that the pool may hand it out again
+            self._chunk = default_pool().acquire(size_bytes)
+        address = self._chunk.address
+        self._payload = None
+        self._decompress = decompress
+        for slot in _PER_CHUNK:
+            state[slot] = 0
+        state[_POSITION] = address
+        state[_END] = address + size_bytes
+        state[_CODEC] = CODECS.get(codec, _LEFT_TO_CALLER)
+        if file is not None:
+            state[_UNREAD] = size_bytes
+            state[_FILE] = file
+            state[_OFFSET] = offset
+        return self._chunk
+
+    def want(self, out_address: int, bitmap_address: int) -> None:
+        """Set the memory for the next rows; see `RowGroupDecoder.read`."""
+        state = self.state
+        state[_ROW] = 0
+        state[_OUT] = out_address
+        state[_BITMAP] = bitmap_address
+        state[_NULLS] = 0
+
+    @property
+    def nulls(self) -> int:
+        """Nulls among the rows since `want`."""
+        return self.state[_NULLS]
+
+    def check_end(self) -> None:
+        """Check that all rows of the chunk were read.
+
+        Raises
+        ------
+        DamagedChunkError
+            Its last page has more.
+        """
+        if self.state[_PAGE_LEFT]:
+            raise DamagedChunkError("its pages have more values than the row group has rows")
+
+    def serve(self, status: int) -> None:
+        """Give the decoder what it asked for, or raise `DamagedChunkError`."""
+        state = self.state
+        if status == Status.SCRATCH:
+            self._scratch = default_pool().acquire(state[STATE["uncompressed_bytes"]] + SNAPPY_SLACK_BYTES)
+            state[STATE["scratch"]] = self._scratch.address
+            state[STATE["scratch_bytes"]] = self._scratch.capacity_bytes
+        elif status == Status.DICTIONARY:
+            entries_bytes = state[STATE["page_rows"]] * self.layout.entry_bytes
+            page_bytes = state[STATE["uncompressed_bytes"]] + SNAPPY_SLACK_BYTES
+            self._dictionary = default_pool().acquire(max(entries_bytes, page_bytes))
+            state[STATE["dictionary"]] = self._dictionary.address
+            state[STATE["dictionary_bytes"]] = self._dictionary.capacity_bytes
+        elif status == Status.DECOMPRESS:
+            assert self._decompress is not None  # given with the chunk
+            size_bytes = state[STATE["uncompressed_bytes"]]
+            place = state[STATE["body"]] + state[STATE["level_bytes"]]
+            self._payload = self._decompress(place, state[STATE["compressed_bytes"]], size_bytes)
+            state[STATE["payload"]] = self._payload.address
+            state[STATE["payload_end"]] = self._payload.address + size_bytes
+        elif status == Status.FILE:
+            raise ChunkEndError(state[_OFFSET])
+        elif status == Status.END:
+            raise DamagedChunkError("its pages have fewer values than the row group has rows")
+        else:
+            raise DamagedChunkError(PROBLEMS[status])
+
+
+class RowGroupDecoder:
+    """Decodes some columns of a row group, all with one call. Belongs to one thread at a time.
+
+    Parameters
+    ----------
+    columns
+        Each has begun a chunk of the same row group before `read`.
+    """
+
+    def __init__(self, columns: Sequence[ColumnDecoder]) -> None:
+        self._read_columns = _functions().read_columns
+        self._columns = columns
+        states = (ctypes.c_int64 * (STATE_SLOTS * len(columns)))()
+        view = memoryview(states).cast("B").cast("q")
+        self._states = states
+        self._address = ctypes.addressof(states)
+        for number, column in enumerate(columns):
+            state = column.state = view[number * STATE_SLOTS : (number + 1) * STATE_SLOTS]
+            layout = column.layout
+            state[STATE["optional"]] = column.optional
+            state[STATE["stored_bytes"]] = layout.stored_bytes
+            state[STATE["result_bytes"]] = layout.result_bytes
+            state[STATE["entry_bytes"]] = layout.entry_bytes
+            state[STATE["plain_kind"]] = layout.plain_kind
+            state[STATE["gather_kind"]] = layout.gather_kind
+            state[STATE["dictionary_plain_kind"]] = layout.dictionary_plain_kind
+
+    def read(self, rows: int) -> None:
+        """Decode the next rows of all columns, after those that were decoded since `ColumnDecoder.want`.
+
+        Their memory has room for them: values at the address of the results; bits of validity, where the column
+        is optional, at that of the bitmap, where 8 bytes more than they take may be written.
+
+        Raises
+        ------
+        DamagedChunkError
+            A chunk cannot be decoded, or ends before so many rows; `failed` is its column.
+        """
+        columns = self._columns
+        for column in columns:
+            column.state[_ROWS] = rows
+        while status := self._read_columns(self._address, len(columns)):
+            self.failed.serve(status)
+
+    @property
+    def failed(self) -> ColumnDecoder:
+        """The first column that still has rows to decode."""
+        return next(column for column in self._columns if column.state[_ROWS])
+
+
+_PER_CHUNK = tuple(STATE[name] for name in ("unread_bytes", "has_dictionary", "payload", "page_left", "rows"))
+_UNREAD, _FILE, _OFFSET, _POSITION, _END, _CODEC, _ROWS, _ROW, _OUT, _BITMAP, _NULLS, _PAGE_LEFT = (
+    STATE[name]
+    for name in (
+        *("unread_bytes", "file", "file_offset", "position", "end", "codec"),
+        *("rows", "row", "out", "bitmap", "nulls", "page_left"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class _Functions:
+    code: LoadedObject
+    read_columns: Callable[[int, int], int]
+
+
+_PROTOTYPE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
+_lock = threading.Lock()
+_loaded: list[_Functions] = []
+
+
+def is_loaded() -> bool:
+    """Whether the compiled decoder is in this process already, so that using it costs nothing first."""
+    return bool(_loaded)
+
+
+def _functions() -> _Functions:
+    """Return the decoder as machine code of this process."""
+    with _lock:
+        if not _loaded:
+            _loaded.append(_load(host_target()))
+        return _loaded[0]
+
+
+def _load(target: Target) -> _Functions:
+    code, _ = load_or_compile(decoder_text(target), target)
+    return _Functions(code, code.function("read_columns", _PROTOTYPE))
