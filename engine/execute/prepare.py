@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["PreparedRun", "prepare_run"]
 
 _FIRST_BATCH_BYTES = 4 << 20
+_FIRST_BATCH_OF_LOCAL_FILES_BYTES = 12 << 20  # each batch costs 0.2 ms, and decoding fills the caches anyway
 _FIRST_BATCH_IN_MEMORY_BYTES = 48 << 20  # nothing is held in memory for it but its result
 _LEAST_ROWS = 1024
 _LEAST_ROWS_A_TASK = 32_768  # below this a second core costs more to wake than it computes
@@ -285,11 +286,16 @@ class PreparedRun:
         if self.options.batching is not None:
             return AdaptiveBatcher(self.options.batching, self.clock)
         found = remembered_sizes().recall(self._key())
-        first_bytes = _FIRST_BATCH_IN_MEMORY_BYTES if self.in_memory else _FIRST_BATCH_BYTES
+        first_bytes = _FIRST_BATCH_BYTES
+        if self.fused:
+            first_bytes = (
+                _FIRST_BATCH_IN_MEMORY_BYTES if self.in_memory else _FIRST_BATCH_OF_LOCAL_FILES_BYTES
+            )
         first = int(first_bytes / bytes_per_row) // 64 * 64
         least = min(max(first, _LEAST_ROWS), MOST_ROWS)
-        # Data in memory waits for nobody, and a smaller batch only costs more turns: from here sizes can only grow.
-        floor = least if self.in_memory else AdaptiveBatchingConfig().min_size
+        # Who reads and computes at once waits for nobody, and smaller batches only cost more turns: from here sizes
+        # can only grow, as far as the memory limit lets them.
+        floor = least if self.fused else AdaptiveBatchingConfig().min_size
         config = AdaptiveBatchingConfig(initial_size=least, min_size=floor)
         return AdaptiveBatcher(config, self.clock, start=found)
 
