@@ -89,21 +89,25 @@ def generate(program: RecordProgram, target: Target) -> Generated:
 def group_lanes(lowered: Lowered, target: Target) -> int:
     """Return how many records the code works on at once.
 
-    Twice as many as fill two registers where there is a loop: its rounds depend on each other, and two more registers
-    fill the wait (W4 on one thread: from 12.7 to 10.2 ns a row with AVX-512, from 20.2 to 16.9 with AVX2). A filter
+    Twice as many as fill two registers where there is a loop or a call: the rounds of a loop depend on each other and
+    functions are long chains, so two more registers fill the wait (one thread: W4 from 12.7 to 10.2 ns a row with
+    AVX-512 and from 20.2 to 16.9 with AVX2, its part before the loop from 5.4 to 4.7 and from 7.9 to 6.9). A filter
     that computes little reads one cache line of each column at a time (W2 at 81, 49, 9 %, two threads with AVX-512:
     from 13.9, 12.8, 10.6 to 13.3, 11.7, 10.0 ms for 10 M rows).
     """
-    if _is_cheap_filter(lowered):
-        return min(target.lanes, 8)
-    loops = any(node.op == "loop" for node in nodes_of(node for _, node in lowered.roots))
-    return 2 * target.lanes if loops else target.lanes
+    if _has_calls(lowered):
+        return 2 * target.lanes
+    return min(target.lanes, 8) if _is_cheap_filter(lowered) else target.lanes
+
+
+def _has_calls(lowered: Lowered) -> bool:
+    """Return whether there are functions or loops to run for a record."""
+    return any(node.op in ("call", "loop") for node in nodes_of(node for _, node in lowered.roots))
 
 
 def _is_cheap_filter(lowered: Lowered) -> bool:
     """Whether a program moves records rather than compute."""
-    nodes = nodes_of(node for _, node in lowered.roots)
-    return lowered.keep is not None and not any(node.op in ("call", "loop") for node in nodes)
+    return lowered.keep is not None and not _has_calls(lowered)
 
 
 class _Module:
@@ -409,9 +413,7 @@ class _Function:
     @cached_property
     def _is_busy(self) -> bool:
         """Whether a group takes more than moving its columns: kept records are moved, or functions called."""
-        return self.lowered.keep is not None or any(
-            node.op in ("call", "loop") for node in nodes_of(n for _, n in self.lowered.roots)
-        )
+        return self.lowered.keep is not None or _has_calls(self.lowered)
 
     def _read_decimal(self, emitter: Emitter, column: ColumnLayout, row: str) -> str:
         """Read the low halves of 128-bit decimals, which hold all of 18 digits."""

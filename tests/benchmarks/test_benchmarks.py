@@ -105,6 +105,15 @@ def test_simd(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_math_accuracy(tmp_path: Path) -> None:
+    report = run_table("math_accuracy", "--size", "2k", "--rounds", "1", json_path=tmp_path / "report.json")
+    assert_report(report, "math_accuracy")
+    (section,) = report["sections"]
+    assert all(0.4 < f["units_off"]["exact"] < 4 for f in section["functions"])
+    assert all(promise["met"] for promise in report["targets"])  # errors, unlike times, count on any machine
+
+
+@pytest.mark.slow
 def test_microbatch(tmp_path: Path) -> None:
     report = run_table("microbatch", "--size", "1k", "--rounds", "1", json_path=tmp_path / "report.json")
     assert_report(report, "microbatch")
