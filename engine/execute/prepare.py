@@ -294,9 +294,11 @@ class PreparedRun:
         first = int(first_bytes / bytes_per_row) // 64 * 64
         least = min(max(first, _LEAST_ROWS), MOST_ROWS)
         # Who reads and computes at once waits for nobody, and smaller batches only cost more turns: from here sizes
-        # can only grow, as far as the memory limit lets them.
+        # can only grow, as far as the memory limit lets them. Those of local files would gain nothing by that, and
+        # the run would take more memory the longer it lasts.
         floor = least if self.fused else AdaptiveBatchingConfig().min_size
-        config = AdaptiveBatchingConfig(initial_size=least, min_size=floor)
+        ceiling = least if self.fused and not self.in_memory else AdaptiveBatchingConfig().max_size
+        config = AdaptiveBatchingConfig(initial_size=least, min_size=floor, max_size=ceiling)
         return AdaptiveBatcher(config, self.clock, start=found)
 
     def _key(self) -> str:
