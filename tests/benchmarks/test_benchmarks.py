@@ -22,26 +22,22 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run_table(module: str, *arguments: str, json_path: Path) -> dict[str, object]:
-    """Run one table as a user would and return its JSON."""
+def run_command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a benchmark as a user would."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            f"benchmarks.{module}",
-            "--quiet-wait",
-            "0",
-            "--json",
-            str(json_path),
-            *arguments,
-        ],
+    return subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments],
         cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
         timeout=280,
     )
+
+
+def run_table(module: str, *arguments: str, json_path: Path) -> dict[str, object]:
+    """Run one table and return its JSON."""
+    done = run_command(module, "--quiet-wait", "0", "--json", str(json_path), *arguments)
     assert done.returncode == 0, done.stderr
     return json.loads(json_path.read_text(encoding="utf-8"))
 
@@ -155,6 +151,65 @@ def test_records(tmp_path: Path) -> None:
 def test_cold(tmp_path: Path) -> None:
     report = run_table("cold", "--rounds", "1", "--workload", "W1", json_path=tmp_path / "report.json")
     assert_report(report, "cold")
+
+
+class TestInstructions:
+    """Counts on tiny data, against a file of the test's own."""
+
+    @pytest.fixture(autouse=True)
+    def _where_instructions_can_be_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.syspath_prepend(str(ROOT))
+        from benchmarks.harness.stepping import why_unavailable
+
+        reason = why_unavailable()
+        if reason is not None:
+            pytest.skip(reason)
+
+    def test_every_instruction_is_counted_once(self) -> None:
+        import ctypes
+        import mmap
+
+        from benchmarks.harness.stepping import count_instructions
+
+        loop = bytes.fromhex("488b07 48ffc8 75fb c3")  # mov rax, [rdi]; again: dec rax; jnz again; ret
+        with mmap.mmap(-1, len(loop), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as code:
+            code.write(loop)
+            view = ctypes.c_char.from_buffer(code)
+            address = ctypes.addressof(view)
+            few, many = (count_instructions(address, n.to_bytes(8, "little")) for n in (1, 1001))
+            del view
+        assert few[0] == many[0] == 0
+        assert many[1] - few[1] == 2 * 1000
+
+    @pytest.mark.slow
+    def test_counts_are_kept_and_a_higher_one_fails(self, tmp_path: Path) -> None:
+        kept, seen = tmp_path / "kept.json", tmp_path / "report.json"
+        sizes = "--size 64 --workload W1 --workload W2-49"
+        command = ("instructions", *sizes.split(), "--kept", str(kept))
+
+        assert "run with --update" in run_command(*command).stderr
+        assert run_command(*command, "--update").returncode == 0
+        done = run_command(*command, "--json", str(seen))
+        assert done.returncode == 0, done.stderr
+        report = json.loads(seen.read_text(encoding="utf-8"))
+        assert_report(report, "instructions")
+        assert {s["level"]: s["instructions_per_record"] for s in report["sections"]} == {
+            level: counts["instructions_per_record"] for level, counts in json.loads(kept.read_text()).items()
+        }
+        for key in ("W1", "W2-49"):  # wider registers hold more records
+            counts = [section["instructions_per_record"][key] for section in report["sections"]]
+            assert counts == sorted(set(counts), reverse=True)
+            assert counts[-1] > 0.5
+
+        fewer = json.loads(kept.read_text(encoding="utf-8"))
+        fewer["x86-64"]["instructions_per_record"]["W1"] /= 1.12
+        kept.write_text(json.dumps(fewer), encoding="utf-8")
+        done = run_command(*command, "--json", str(seen))
+        assert done.returncode == 1, done.stderr
+        report = json.loads(seen.read_text(encoding="utf-8"))
+        missed = [promise["what"] for promise in report["targets"] if not promise["met"]]
+        assert len(missed) == 1
+        assert missed[0].startswith("W1 on x86-64,")
 
 
 class TestHarness:
