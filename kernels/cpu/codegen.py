@@ -8,7 +8,6 @@ one by one; where strings are compared, in tiles whose string results stay in L1
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import pyarrow as pa
 
@@ -19,11 +18,11 @@ from dataflare.kernels.cpu.layout import (
     ColumnLayout,
     OutputLayout,
     ProgramLayout,
-    fixed_width_bytes,
     layout_of,
     string_form,
     string_ops,
 )
+from dataflare.kernels.cpu.reading import PREFETCH_BYTES, Reader
 from dataflare.kernels.cpu.target import Target
 from dataflare.kernels.udf.ir import Node, StringOp, nodes_of
 from dataflare.kernels.udf.program import Lowered, RecordProgram
@@ -31,15 +30,10 @@ from dataflare.kernels.udf.program import Lowered, RecordProgram
 __all__ = ["Generated", "generate", "group_lanes"]
 
 TILE_ROWS = 1024
-PREFETCH_BYTES = 2048
-"""How far ahead of a group columns are asked for; on Xeon Scalable (AVX-512), 10 M rows, 2 threads: W2 at 81 % without
-and at 1, 2, 3, 4 KiB: 16.6, 14.3, 15.1, 14.7, 15.3 ms; W3: 18.7, 14.7, 14.4, 13.6, 14.4 ms. One thread, 4 M rows: the
-fare of W4 without and at 2 KiB: 5.9, 5.3 ns a row."""
 SELECTION_BLOCK_ROWS = 2048
 """Rows after which a filter looks again how many records it keeps."""
 FEW_OF = 32
 """A filter that keeps less than one record in so many branches over groups without any."""
-_LINE_BYTES = 64
 STREAMING_NAME = "streaming"
 
 
@@ -167,39 +161,17 @@ class _Function:
         self.code = Code()
         self.ops = string_ops(lowered)
         self.tiles: dict[StringOp, str] = {}
-        self._slots: dict[int, str] = {}
-        self._pointers: dict[int, str] = {}
-        self._ahead = str(PREFETCH_BYTES)
+        self.reader = Reader(self.code, is_busy=lowered.keep is not None or _has_calls(lowered))
         self._skips = True
         self.written = self.code.variable("i64", "written")
         self.counters = [self.code.variable("i64", "counter") for _ in range(layout.counters)]
-
-    # -------------------------------------------------------------------------------- the argument block
-
-    def slot(self, number: int) -> str:
-        """Return the value of an argument slot, loaded once at entry."""
-        if number not in self._slots:
-            name = f"%slot{number}"
-            self.code.entry.append(f"  {name}.p = getelementptr i64, ptr %arguments, i64 {number}")
-            self.code.entry.append(f"  {name} = load i64, ptr {name}.p, align 8")
-            self._slots[number] = name
-        return self._slots[number]
-
-    def pointer(self, number: int) -> str:
-        """Return an argument slot as a pointer."""
-        if number not in self._pointers:
-            slot = self.slot(number)
-            name = f"%pointer{number}"
-            self.code.entry.append(f"  {name} = inttoptr i64 {slot} to ptr")
-            self._pointers[number] = name
-        return self._pointers[number]
 
     # ----------------------------------------------------------------------------------------- the loops
 
     def build(self) -> str:
         """Return the text of the function."""
         code = self.code
-        rows = self.slot(0)
+        rows = self.reader.slot(0)
         lanes = self.lanes
         code.block = "start"
         margin = (
@@ -345,7 +317,7 @@ class _Function:
     def _dictionary_results(self, op: StringOp, column: ColumnLayout, row: str, count: str) -> None:
         """Look the result of each row's dictionary entry up; an index under a null may be anything."""
         code = self.code
-        table = self.pointer(column.data + 1 + column.tables.index(op))
+        table = self.reader.pointer(column.data + 1 + column.tables.index(op))
         width = "i64" if strings.result_bytes(op) == 8 else "i8"
         index_type = f"i{column.type.index_type.bit_width}"
         before, head, after = code.block, code.fresh_label("lookup"), code.fresh_label("looked")
@@ -354,13 +326,15 @@ class _Function:
         code.label(head)
         phi = len(code.lines)
         here = code.value(f"add i64 {row}, {index}")
-        address = code.value(f"getelementptr {index_type}, ptr {self.pointer(column.data)}, i64 {here}")
+        address = code.value(
+            f"getelementptr {index_type}, ptr {self.reader.pointer(column.data)}, i64 {here}"
+        )
         entry = code.value(f"load {index_type}, ptr {address}, align 1")
         if index_type != "i64":
             extend = "zext" if pa.types.is_unsigned_integer(column.type.index_type) else "sext"
             entry = code.value(f"{extend} {index_type} {entry} to i64")
         if self.name == "nullable":
-            valid = self._bit(column.validity, here)
+            valid = self.reader.bit(column.validity, here)
             entry = code.value(f"select i1 {valid}, i64 {entry}, i64 0")
         source = code.value(f"getelementptr {width}, ptr {table}, i64 {entry}")
         value = code.value(f"load {width}, ptr {source}, align 1")
@@ -380,12 +354,12 @@ class _Function:
                 return self._read_tile(emitter, node.attr, row, tile)
             column = self.layout.columns[node.attr]
             if node.op == "valid":
-                return self._read_bits(emitter, column.validity, row)
+                return self.reader.bits(emitter, column.validity, row)
             if column.form is ColumnForm.BITS:
-                return self._read_bits(emitter, column.data, row)
+                return self.reader.bits(emitter, column.data, row)
             if pa.types.is_decimal128(column.type):
-                return self._read_decimal(emitter, column, row)
-            return self._read_fixed(emitter, column, lane_type(node.type), row)
+                return self.reader.decimal(emitter, column, row)
+            return self.reader.fixed(emitter, column, lane_type(node.type), row)
 
         emitter = Emitter(self.code, self.target, lanes, load)
         if self.lowered.keep is None:
@@ -393,77 +367,11 @@ class _Function:
         else:
             self._write_kept(emitter, row)
 
-    def _read_fixed(self, emitter: Emitter, column: ColumnLayout, element: str, row: str) -> str:
-        code = self.code
-        address = code.value(f"getelementptr {element}, ptr {self.pointer(column.data)}, i64 {row}")
-        self._prefetch(address, emitter.lanes * (fixed_width_bytes(column.type) or 0))
-        return code.value(f"load {emitter.type_of(element)}, ptr {address}, align 1")
-
-    def _prefetch(self, address: str, group_bytes: int) -> None:
-        """Ask for what comes later, where the work between two reads leaves a CPU too little room to run ahead."""
-        if not self._is_busy or group_bytes < _LINE_BYTES // 2:
-            return
-        code = self.code
-        code.declare("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-        later = code.value(f"getelementptr i8, ptr {address}, i64 {self._ahead}")
-        for line in range(0, group_bytes, _LINE_BYTES):
-            here = code.value(f"getelementptr i8, ptr {later}, i64 {line}")
-            code.add(f"call void @llvm.prefetch.p0(ptr {here}, i32 0, i32 3, i32 1)")
-
-    @cached_property
-    def _is_busy(self) -> bool:
-        """Whether a group takes more than moving its columns: kept records are moved, or functions called."""
-        return self.lowered.keep is not None or _has_calls(self.lowered)
-
-    def _read_decimal(self, emitter: Emitter, column: ColumnLayout, row: str) -> str:
-        """Read the low halves of 128-bit decimals, which hold all of 18 digits."""
-        code, lanes = self.code, emitter.lanes
-        address = code.value(f"getelementptr i128, ptr {self.pointer(column.data)}, i64 {row}")
-        if lanes == 1:
-            return code.value(f"load i64, ptr {address}, align 1")
-        self._prefetch(address, 16 * lanes)
-        pairs = code.value(f"load <{2 * lanes} x i64>, ptr {address}, align 1")
-        even = ", ".join(f"i32 {2 * lane}" for lane in range(lanes))
-        return code.value(
-            f"shufflevector <{2 * lanes} x i64> {pairs}, <{2 * lanes} x i64> poison, <{lanes} x i32> <{even}>"
-        )
-
-    def _bit(self, slot: int, row: str) -> str:
-        """Return one bit of the bitmap at ``slot``; an absent bitmap is all ones."""
-        code = self.code
-        bit = code.value(f"add i64 {self.slot(slot + 1)}, {row}")
-        byte = code.value(f"lshr i64 {bit}, 3")
-        present = code.value(f"icmp ne i64 {self.slot(slot)}, 0")
-        address = code.value(f"getelementptr i8, ptr {self.pointer(slot)}, i64 {byte}")
-        address = code.value(f"select i1 {present}, ptr {address}, ptr @all_ones")
-        loaded = code.value(f"load i8, ptr {address}, align 1")
-        shift = code.value(f"trunc i64 {bit} to i8")
-        shift = code.value(f"and i8 {shift}, 7")
-        loaded = code.value(f"lshr i8 {loaded}, {shift}")
-        return code.value(f"trunc i8 {loaded} to i1")
-
-    def _read_bits(self, emitter: Emitter, slot: int, row: str) -> str:
-        """Read a group of bits from the bitmap at ``slot``, which may begin inside a byte; absent: all ones."""
-        if emitter.lanes == 1:
-            return self._bit(slot, row)
-        code, lanes = self.code, emitter.lanes
-        byte = code.value(f"lshr i64 {row}, 3")
-        present = code.value(f"icmp ne i64 {self.slot(slot)}, 0")
-        address = code.value(f"getelementptr i8, ptr {self.pointer(slot)}, i64 {byte}")
-        address = code.value(f"select i1 {present}, ptr {address}, ptr @all_set")
-        wide = code.value(f"load i{2 * lanes}, ptr {address}, align 1")
-        shift = self.slot(slot + 1)
-        if 2 * lanes < 64:
-            shift = code.value(f"trunc i64 {shift} to i{2 * lanes}")
-        wide = code.value(f"lshr i{2 * lanes} {wide}, {shift}")
-        narrow = code.value(f"trunc i{2 * lanes} {wide} to i{lanes}")
-        return code.value(f"bitcast i{lanes} {narrow} to <{lanes} x i1>")
-
     def _read_tile(self, emitter: Emitter, op: StringOp, row: str, tile: str) -> str:
         code = self.code
         only = next(self.layout.columns[leaf.column] for leaf in op.leaves if leaf.column is not None)
         if only.form is ColumnForm.DICTIONARY and emitter.lanes > 1:
-            self._prefetch_indices(only, emitter.lanes, row)
+            self.reader.prefetch_indices(only, emitter.lanes, row, TILE_ROWS)
         element = "i64" if strings.result_bytes(op) == 8 else "i8"
         index = code.value(f"sub i64 {row}, {tile}")
         address = code.value(f"getelementptr {element}, ptr {self.tiles[op]}, i64 {index}")
@@ -471,21 +379,6 @@ class _Function:
         if element == "i64":
             return value
         return code.value(f"trunc {emitter.type_of('i8')} {value} to {emitter.type_of('i1')}")
-
-    def _prefetch_indices(self, column: ColumnLayout, lanes: int, row: str) -> None:
-        """Ask for the indices of the next tile of a dictionary column, which one loop then reads at once.
-
-        From 2.0 to 1.7 ns a row for a `startswith` that keeps a tenth of 6 M rows, on one thread. Offsets of plain
-        strings are not asked for: beside their bytes that costs more than it saves.
-        """
-        code = self.code
-        code.declare("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-        width_bits = column.type.index_type.bit_width
-        later = code.value(f"add i64 {row}, {TILE_ROWS}")
-        address = code.value(f"getelementptr i{width_bits}, ptr {self.pointer(column.data)}, i64 {later}")
-        for line in range(0, lanes * width_bits // 8, _LINE_BYTES):
-            here = code.value(f"getelementptr i8, ptr {address}, i64 {line}")
-            code.add(f"call void @llvm.prefetch.p0(ptr {here}, i32 0, i32 3, i32 1)")
 
     # --------------------------------------------------------------------------------- what a group writes
 
@@ -500,7 +393,7 @@ class _Function:
             node = out.output.node
             assert node is not None
             value = emitter.emit(node)
-            base = self.pointer(out.slot)
+            base = self.reader.pointer(out.slot)
             if out.is_bits:
                 self._write_flags(emitter, value, base, row)
             elif out.width_bytes == 16:
@@ -513,7 +406,7 @@ class _Function:
                 valid = emitter.emit(out.output.valid)
                 if out.output.valid.is_const:
                     valid = self._materialise(emitter, valid)
-                self._write_flags(emitter, valid, self.pointer(out.slot + 1), row)
+                self._write_flags(emitter, valid, self.reader.pointer(out.slot + 1), row)
                 self._count(self.counters[out.counter], store.popcount_flags(emitter, valid))
 
     def _materialise(self, emitter: Emitter, flags: str) -> str:
@@ -546,7 +439,7 @@ class _Function:
             flags = self._materialise(emitter, flags)
         mask = store.mask_of(emitter, flags)
         if self.layout.selection is not None:
-            self._write_flags(emitter, flags, self.pointer(self.layout.selection), row)
+            self._write_flags(emitter, flags, self.reader.pointer(self.layout.selection), row)
         if not self._skips:
             self._write_kept_columns(emitter, mask, row)
             return
@@ -556,9 +449,9 @@ class _Function:
         code.label(work)
         # One record kept says nothing about the groups to come, and asking for their lines costs bandwidth.
         several = code.value(f"icmp ugt i64 {mask.count}, 1")
-        self._ahead = code.value(f"select i1 {several}, i64 {PREFETCH_BYTES}, i64 0")
+        self.reader.ahead = code.value(f"select i1 {several}, i64 {PREFETCH_BYTES}, i64 0")
         self._write_kept_columns(emitter, mask, row)
-        self._ahead = str(PREFETCH_BYTES)
+        self.reader.ahead = str(PREFETCH_BYTES)
         code.add(f"br label %{skip}")
         code.label(skip)
 
@@ -574,16 +467,16 @@ class _Function:
         self, emitter: Emitter, out: OutputLayout, mask: store.Mask, position: str, row: str
     ) -> None:
         code = self.code
-        base = self.pointer(out.slot)
+        base = self.reader.pointer(out.slot)
         valid: str | None = None
         if out.output.carried is not None:
             column = self.layout.columns[out.output.carried]
             if out.is_bits:
-                value = self._read_bits(emitter, column.data, row)
+                value = self.reader.bits(emitter, column.data, row)
             else:
-                value = self._read_fixed(emitter, column, f"i{out.width_bytes * 8}", row)
+                value = self.reader.fixed(emitter, column, f"i{out.width_bytes * 8}", row)
             if out.has_validity:
-                valid = self._read_bits(emitter, column.validity, row)
+                valid = self.reader.bits(emitter, column.validity, row)
         else:
             node = out.output.node
             assert node is not None
@@ -607,18 +500,18 @@ class _Function:
             store.compact(emitter, mask, value, f"i{out.width_bytes * 8}", base, position)
         if valid is not None:
             assert out.counter is not None
-            count = store.compact_bits(emitter, mask, valid, self.pointer(out.slot + 1), position)
+            count = store.compact_bits(emitter, mask, valid, self.reader.pointer(out.slot + 1), position)
             self._count(self.counters[out.counter], count)
 
     def _finish(self) -> None:
         code = self.code
-        counters = self.pointer(1)
+        counters = self.reader.pointer(1)
         for number, counter in enumerate(self.counters):
             value = code.value(f"load i64, ptr {counter}, align 8")
             address = code.value(f"getelementptr i64, ptr {counters}, i64 {number}")
             code.add(f"store i64 {value}, ptr {address}, align 8")
         if self.lowered.keep is None:
-            code.add(f"ret i64 {self.slot(0)}")
+            code.add(f"ret i64 {self.reader.slot(0)}")
         else:
             total = code.value(f"load i64, ptr {self.written}, align 8")
             code.add(f"ret i64 {total}")
