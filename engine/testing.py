@@ -103,7 +103,9 @@ def values(data_type: Any) -> st.SearchStrategy[Any]:
         limit = 10**data_type.precision - 1
         scale = data_type.scale
         return st.one_of(st.integers(-limit, limit), st.integers(-200, 200)).map(
-            lambda unscaled: decimal.Decimal(unscaled).scaleb(-scale)
+            lambda unscaled: decimal.Decimal(
+                f"{unscaled}e{-scale}"
+            )  # exact, where arithmetic rounds to 28 digits
         )
     if pa.types.is_date64(data_type):
         return st.integers(-40_000_000, 40_000_000).map(lambda days: days * _MILLISECONDS_PER_DAY)
