@@ -39,7 +39,8 @@ from benchmarks.harness.report import (
 from benchmarks.harness.stepping import CountedObject, why_unavailable
 from dataflare.kernels.cpu import codegen, jit
 from dataflare.kernels.cpu.fused import CpuProgram
-from dataflare.kernels.cpu.target import Target, host_target, level_target
+from dataflare.kernels.cpu.target import host_target, level_target
+from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.udf.program import build_program
 

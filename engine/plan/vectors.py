@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dataflare.kernels.cpu.target import Target
+    from dataflare.kernels.llvm.target import Target
     from dataflare.kernels.udf.ir import Node
     from dataflare.kernels.udf.program import RecordProgram
 
@@ -27,9 +27,10 @@ def vector_text(program: RecordProgram, target: Target | None = None, *, exact_m
         Whether mathematical functions are left to the C library.
     """
     from dataflare.kernels.cpu.codegen import group_lanes
-    from dataflare.kernels.cpu.layout import ColumnForm, layout_of
-    from dataflare.kernels.cpu.target import MATH_FUNCTIONS, host_target
+    from dataflare.kernels.cpu.target import host_target
     from dataflare.kernels.cpu.text_groups import takes_groups
+    from dataflare.kernels.llvm.layout import ColumnForm, layout_of
+    from dataflare.kernels.llvm.target import MATH_FUNCTIONS
 
     target = host_target() if target is None else target
     if exact_math:

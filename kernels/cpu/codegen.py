@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from dataflare.kernels.cpu import store, strings, text_groups
-from dataflare.kernels.cpu.emit import Code, Emitter, lane_type
-from dataflare.kernels.cpu.layout import (
+from dataflare.kernels.cpu import store, text_groups
+from dataflare.kernels.cpu.reading import PREFETCH_BYTES, Reader
+from dataflare.kernels.llvm import strings
+from dataflare.kernels.llvm.emit import Code, Emitter, lane_type
+from dataflare.kernels.llvm.layout import (
     ColumnForm,
     ColumnLayout,
     OutputLayout,
@@ -22,8 +24,7 @@ from dataflare.kernels.cpu.layout import (
     string_form,
     string_ops,
 )
-from dataflare.kernels.cpu.reading import PREFETCH_BYTES, Reader
-from dataflare.kernels.cpu.target import Target
+from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.udf.ir import Node, StringOp, nodes_of
 from dataflare.kernels.udf.program import Lowered, RecordProgram
 

@@ -19,7 +19,11 @@ import pyarrow.compute as pc
 from dataflare.kernels.backend import InputBlock, ProgramResult
 from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.codegen import STREAMING_NAME, Generated, generate
-from dataflare.kernels.cpu.layout import (
+from dataflare.kernels.cpu.objects import load_or_compile
+from dataflare.kernels.cpu.target import host_target
+from dataflare.kernels.cpu.tiles import STREAMING_MIN_BYTES, TiledRun, can_tile
+from dataflare.kernels.errors import CompileError, SchemaError
+from dataflare.kernels.llvm.layout import (
     ColumnForm,
     ColumnLayout,
     OutputLayout,
@@ -27,11 +31,8 @@ from dataflare.kernels.cpu.layout import (
     fixed_width_bytes,
     is_view,
 )
-from dataflare.kernels.cpu.objects import load_or_compile
-from dataflare.kernels.cpu.strings import result_bytes
-from dataflare.kernels.cpu.target import Target, host_target
-from dataflare.kernels.cpu.tiles import STREAMING_MIN_BYTES, TiledRun, can_tile
-from dataflare.kernels.errors import CompileError, SchemaError
+from dataflare.kernels.llvm.strings import result_bytes
+from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.pool import HostBlock, default_pool
 from dataflare.kernels.udf.ir import StringOp

@@ -10,7 +10,8 @@ import threading
 from functools import lru_cache
 from typing import Any
 
-from dataflare.kernels.cpu.target import Target, host_target
+from dataflare.kernels.cpu.target import host_target
+from dataflare.kernels.llvm.target import Target
 
 __all__ = ["LoadedObject", "assemble", "assembly", "load_object"]
 

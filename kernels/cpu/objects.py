@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from dataflare.kernels.cpu import cache, jit
-from dataflare.kernels.cpu.target import Target
+from dataflare.kernels.llvm.target import Target
 
 __all__ = ["CODE_VERSION", "load_or_compile"]
 

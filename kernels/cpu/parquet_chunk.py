@@ -19,7 +19,8 @@ from dataflare.kernels.cpu.parquet_pages import decoder_text
 from dataflare.kernels.cpu.parquet_state import CODECS, PROBLEMS, STATE, STATE_SLOTS, Status
 from dataflare.kernels.cpu.parquet_values import BIG_ENDIAN, GATHERS, PLAINS
 from dataflare.kernels.cpu.snappy import SNAPPY_SLACK_BYTES
-from dataflare.kernels.cpu.target import Target, host_target
+from dataflare.kernels.cpu.target import host_target
+from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.pool import HostBlock, default_pool
 
 __all__ = [

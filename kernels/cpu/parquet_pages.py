@@ -32,7 +32,7 @@ from dataflare.kernels.cpu.parquet_values import (
 )
 from dataflare.kernels.cpu.routine import DECLARATIONS, Routine
 from dataflare.kernels.cpu.snappy import SNAPPY_SLACK_BYTES, snappy_routine
-from dataflare.kernels.cpu.target import Target
+from dataflare.kernels.llvm.target import Target
 
 __all__ = ["decoder_text"]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dataflare.kernels.cpu.routine import Operand, Routine, Variable
-from dataflare.kernels.cpu.target import Target
+from dataflare.kernels.llvm.target import Target
 
 __all__ = ["NO_RESULT", "TILE_ROWS", "HybridStream", "StreamOf", "hybrid_globals", "hybrid_routines"]
 

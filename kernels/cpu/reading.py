@@ -6,8 +6,8 @@ records or a single one from the columns that they point to. Strings are read in
 
 from __future__ import annotations
 
-from dataflare.kernels.cpu.emit import Code, Emitter
-from dataflare.kernels.cpu.layout import ColumnLayout, fixed_width_bytes
+from dataflare.kernels.llvm.emit import Code, Emitter
+from dataflare.kernels.llvm.layout import ColumnLayout, fixed_width_bytes
 
 __all__ = ["PREFETCH_BYTES", "Reader"]
 

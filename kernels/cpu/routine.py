@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
-from dataflare.kernels.cpu.emit import Code
+from dataflare.kernels.llvm.emit import Code
 
 __all__ = ["DECLARATIONS", "Flag", "Operand", "OperandLike", "Pointer", "Routine", "Variable"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dataflare.kernels.cpu.emit import Code, Emitter
+from dataflare.kernels.llvm.emit import Code, Emitter
 
 __all__ = [
     "Mask",

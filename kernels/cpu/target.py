@@ -1,4 +1,4 @@
-"""What the CPU offers the code generator: instruction set, vector width, vector math functions.
+"""The CPUs that code is generated for: this machine, or a level of the x86-64 ABI.
 
 Vector math is glibc's libmvec (at most 4 ULP by its manual), found by asking the dynamic linker; functions that
 it lacks, and machines without it, use the scalar functions of libm, one record at a time.
@@ -8,61 +8,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-__all__ = ["MATH_FUNCTIONS", "Target", "host_target", "level_target"]
+from dataflare.kernels.llvm.target import MATH_FUNCTIONS, Target
 
-MATH_FUNCTIONS: Mapping[str, tuple[str, int]] = {
-    # name in the dataflow form: (name in libm, number of arguments)
-    **{
-        name: (name, 1)
-        for name in (
-            "acos acosh asin asinh atan atanh cbrt cos cosh erf erfc exp exp2 expm1 lgamma log log10 log1p log2 "
-            "sin sinh tan tanh"
-        ).split()
-    },
-    "gamma": ("tgamma", 1),
-    "atan2": ("atan2", 2),
-    "hypot": ("hypot", 2),
-    "pow": ("pow", 2),
-}
+__all__ = ["host_target", "level_target"]
 
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
 """The instructions that every CPU with AVX-512 has but the Xeon Phi; without all of them 32-byte registers are used."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A CPU as the code generator sees it; equal targets give equal code.
-
-    ``has_compress`` says that lanes of 32 and 64 bits can be moved to the front of a register under a mask,
-    ``has_short_compress`` the same of 8 and 16 bits. ``vector_math`` names the vector function of each
-    mathematical function on float64, ``vector_math32`` on float32.
-    """
-
-    triple: str
-    cpu: str
-    features: str
-    register_bytes: int
-    has_permute: bool
-    has_bit_extract: bool
-    converts_int64: bool
-    has_compress: bool = False
-    has_short_compress: bool = False
-    has_fma: bool = False
-    vector_math: Mapping[str, str] = field(default_factory=dict)
-    vector_math32: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def lanes(self) -> int:
-        """Records of a group: two registers of float64, and whole bytes of a bitmap."""
-        return max(8, self.register_bytes // 4)
-
-    @property
-    def exact_math(self) -> Target:
-        """The same CPU with mathematical functions called one record at a time, in the C library."""
-        return replace(self, vector_math={}, vector_math32={})
 
 
 #: What the levels of the x86-64 ABI add up to, as far as the code generator asks.

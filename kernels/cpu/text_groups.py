@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dataflare.kernels.cpu.emit import Code
-from dataflare.kernels.cpu.layout import ColumnForm
+from dataflare.kernels.llvm.emit import Code
+from dataflare.kernels.llvm.layout import ColumnForm
 from dataflare.kernels.udf.ir import StringOp
 
 __all__ = ["grouped_function", "takes_groups"]

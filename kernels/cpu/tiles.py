@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dataflare.kernels.backend import InputBlock, ProgramResult
 from dataflare.kernels.cpu import jit
-from dataflare.kernels.cpu.layout import ColumnForm, ColumnLayout, ProgramLayout, is_view
 from dataflare.kernels.cpu.objects import load_or_compile
-from dataflare.kernels.cpu.target import Target, host_target
+from dataflare.kernels.cpu.target import host_target
+from dataflare.kernels.llvm.layout import ColumnForm, ColumnLayout, ProgramLayout, is_view
+from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.pool import HostBlock, default_pool
 
@@ -75,7 +76,7 @@ class TiledRun:
     blocks
         The input, in order.
     base_arguments
-        For each block the argument block up to the results, see `dataflare.kernels.cpu.layout`.
+        For each block the argument block up to the results, see `dataflare.kernels.llvm.layout`.
     places
         Position of each column of the program among the columns of a block, by its number.
     """

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import pyarrow as pa
 from corpus.entry import ENTRIES, Entry
 
-from dataflare.kernels.cpu.target import MATH_FUNCTIONS, Target, host_target
+from dataflare.kernels.cpu.target import host_target
 from dataflare.kernels.errors import CompileError
+from dataflare.kernels.llvm.target import MATH_FUNCTIONS, Target
 from dataflare.kernels.udf.program import RecordProgram, build_program
 from dataflare.kernels.udf.source import function_ast
 from dataflare.kernels.udf.stages import FilterStage, MapStage, Stage, WithColumnsStage

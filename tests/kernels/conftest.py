@@ -7,7 +7,8 @@ import platform
 
 import pytest
 
-from dataflare.kernels.cpu.target import Target, host_target, level_target
+from dataflare.kernels.cpu.target import host_target, level_target
+from dataflare.kernels.llvm.target import Target
 
 LEVELS = ("x86-64", "x86-64-v3", "x86-64-v4")
 

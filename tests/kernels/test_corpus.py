@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from dataflare.kernels.cpu.target import MATH_FUNCTIONS
 from dataflare.kernels.errors import CompileError
+from dataflare.kernels.llvm.target import MATH_FUNCTIONS
 from dataflare.kernels.udf.ir import nodes_of
 from dataflare.kernels.udf.program import RecordProgram, build_program
 from dataflare.testing import assert_batches_equal

@@ -19,8 +19,9 @@ from dataflare.kernels.backend import InputBlock, compile_program
 from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.codegen import SELECTION_BLOCK_ROWS, generate
 from dataflare.kernels.cpu.fused import CpuProgram
-from dataflare.kernels.cpu.target import Target, host_target, level_target
+from dataflare.kernels.cpu.target import host_target, level_target
 from dataflare.kernels.errors import SchemaError
+from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.udf.program import RecordProgram, build_program
 from dataflare.kernels.udf.stages import FilterStage, MapStage, SelectStage, Stage

@@ -15,10 +15,11 @@ import pytest
 
 from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.codegen import generate
-from dataflare.kernels.cpu.floor_division import magnitude_bits
 from dataflare.kernels.cpu.fused import CpuProgram
-from dataflare.kernels.cpu.target import Target, host_target
+from dataflare.kernels.cpu.target import host_target
 from dataflare.kernels.dtypes import INT64, UINT64, ValueType
+from dataflare.kernels.llvm.floor_division import magnitude_bits
+from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.udf.ir import Graph
 from dataflare.kernels.udf.program import build_program

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.codegen import generate
-from dataflare.kernels.cpu.division import reciprocal
 from dataflare.kernels.cpu.fused import CpuProgram
-from dataflare.kernels.cpu.target import Target, level_target
+from dataflare.kernels.cpu.target import level_target
+from dataflare.kernels.llvm.division import reciprocal
+from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.udf.program import RecordProgram, build_program
 from dataflare.kernels.udf.stages import FilterStage, MapStage, Stage

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from dataflare.kernels.cpu.codegen import generate
-from dataflare.kernels.cpu.layout import ColumnForm
 from dataflare.kernels.cpu.target import host_target
 from dataflare.kernels.cpu.text_groups import takes_groups
+from dataflare.kernels.llvm.layout import ColumnForm
 from dataflare.kernels.udf.ir import StringLeaf, StringOp
 from dataflare.kernels.udf.program import build_program
 from dataflare.kernels.udf.stages import MapStage

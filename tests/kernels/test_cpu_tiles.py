@@ -14,9 +14,9 @@ import pytest
 from dataflare.kernels.backend import InputBlock, ProgramResult
 from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.fused import CpuProgram, compile_cpu
-from dataflare.kernels.cpu.target import Target
 from dataflare.kernels.cpu.tiles import driver_text
 from dataflare.kernels.errors import SchemaError
+from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.udf.program import build_program
 from dataflare.kernels.udf.stages import FilterStage, MapStage, Stage, WithColumnsStage

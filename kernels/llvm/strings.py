@@ -7,8 +7,8 @@ distinct values.
 
 from __future__ import annotations
 
-from dataflare.kernels.cpu.emit import Code
-from dataflare.kernels.cpu.layout import ColumnForm
+from dataflare.kernels.llvm.emit import Code
+from dataflare.kernels.llvm.layout import ColumnForm
 from dataflare.kernels.udf.ir import StringLeaf, StringOp
 
 __all__ = ["result_bytes", "string_function", "string_globals"]

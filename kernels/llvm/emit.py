@@ -10,11 +10,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from dataflare.kernels.cpu.division import divide_by_constant
-from dataflare.kernels.cpu.floor_division import float_remainder, floor_division
-from dataflare.kernels.cpu.loops import emit_loop
-from dataflare.kernels.cpu.target import MATH_FUNCTIONS, Target
 from dataflare.kernels.dtypes import FLOAT32, FLOAT64, ValueType
+from dataflare.kernels.llvm.division import divide_by_constant
+from dataflare.kernels.llvm.floor_division import float_remainder, floor_division
+from dataflare.kernels.llvm.loops import emit_loop
+from dataflare.kernels.llvm.target import MATH_FUNCTIONS, Target
 from dataflare.kernels.udf.ir import Node
 
 __all__ = ["Code", "Emitter", "lane_type"]

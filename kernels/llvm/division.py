@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from dataflare.kernels.dtypes import FLOAT64
 
 if TYPE_CHECKING:
-    from dataflare.kernels.cpu.emit import Emitter
+    from dataflare.kernels.llvm.emit import Emitter
 
 __all__ = ["divide_by_constant", "reciprocal"]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dataflare.kernels.udf.ir import Loop, Node, nodes_of
 
 if TYPE_CHECKING:
-    from dataflare.kernels.cpu.emit import Emitter
+    from dataflare.kernels.llvm.emit import Emitter
 
 __all__ = ["emit_loop"]
 

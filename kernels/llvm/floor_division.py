@@ -15,7 +15,7 @@ from dataflare.kernels.dtypes import FLOAT64
 from dataflare.kernels.udf.ir import Node
 
 if TYPE_CHECKING:
-    from dataflare.kernels.cpu.emit import Emitter
+    from dataflare.kernels.llvm.emit import Emitter
 
 __all__ = ["float_remainder", "floor_division", "magnitude_bits"]
 
