@@ -1,11 +1,12 @@
 """How generated code reads the columns of a batch: values, bits, and what it asks for ahead of time.
 
-``Reader`` belongs to one function: it loads the slots of its argument block once, at entry, and reads a group of
-records or a single one from the columns that they point to. Strings are read in ``strings``.
+``Reader`` belongs to one function: it reads a group of records or a single one from the columns that the slots of its
+argument block point to. Strings are read in ``strings``.
 """
 
 from __future__ import annotations
 
+from dataflare.kernels.llvm.arguments import Arguments
 from dataflare.kernels.llvm.emit import Code, Emitter
 from dataflare.kernels.llvm.layout import ColumnLayout, fixed_width_bytes
 
@@ -18,7 +19,7 @@ fare of W4 without and at 2 KiB: 5.9, 5.3 ns a row."""
 _LINE_BYTES = 64
 
 
-class Reader:
+class Reader(Arguments):
     """Reads columns in one function of generated code.
 
     ``is_busy`` says that there is enough work between two reads to ask ahead for columns; ``ahead`` is how far, in
@@ -26,29 +27,9 @@ class Reader:
     """
 
     def __init__(self, code: Code, *, is_busy: bool) -> None:
-        self.code = code
+        super().__init__(code)
         self.ahead = str(PREFETCH_BYTES)
         self._is_busy = is_busy
-        self._slots: dict[int, str] = {}
-        self._pointers: dict[int, str] = {}
-
-    def slot(self, number: int) -> str:
-        """Return the value of an argument slot, loaded once at entry."""
-        if number not in self._slots:
-            name = f"%slot{number}"
-            self.code.entry.append(f"  {name}.p = getelementptr i64, ptr %arguments, i64 {number}")
-            self.code.entry.append(f"  {name} = load i64, ptr {name}.p, align 8")
-            self._slots[number] = name
-        return self._slots[number]
-
-    def pointer(self, number: int) -> str:
-        """Return an argument slot as a pointer."""
-        if number not in self._pointers:
-            slot = self.slot(number)
-            name = f"%pointer{number}"
-            self.code.entry.append(f"  {name} = inttoptr i64 {slot} to ptr")
-            self._pointers[number] = name
-        return self._pointers[number]
 
     def fixed(self, emitter: Emitter, column: ColumnLayout, element: str, row: str) -> str:
         """Read a group of values of one width, as ``element``."""
@@ -80,20 +61,6 @@ class Reader:
         return code.value(
             f"shufflevector <{2 * lanes} x i64> {pairs}, <{2 * lanes} x i64> poison, <{lanes} x i32> <{even}>"
         )
-
-    def bit(self, slot: int, row: str) -> str:
-        """Return one bit of the bitmap at ``slot``; an absent bitmap is all ones."""
-        code = self.code
-        bit = code.value(f"add i64 {self.slot(slot + 1)}, {row}")
-        byte = code.value(f"lshr i64 {bit}, 3")
-        present = code.value(f"icmp ne i64 {self.slot(slot)}, 0")
-        address = code.value(f"getelementptr i8, ptr {self.pointer(slot)}, i64 {byte}")
-        address = code.value(f"select i1 {present}, ptr {address}, ptr @all_ones")
-        loaded = code.value(f"load i8, ptr {address}, align 1")
-        shift = code.value(f"trunc i64 {bit} to i8")
-        shift = code.value(f"and i8 {shift}, 7")
-        loaded = code.value(f"lshr i8 {loaded}, {shift}")
-        return code.value(f"trunc i8 {loaded} to i1")
 
     def bits(self, emitter: Emitter, slot: int, row: str) -> str:
         """Read a group of bits from the bitmap at ``slot``, which may begin inside a byte; absent: all ones."""
