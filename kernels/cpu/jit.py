@@ -6,25 +6,20 @@ Assembling and loading are apart, so that a cached object is loaded without runn
 from __future__ import annotations
 
 import ctypes
-import threading
 from functools import lru_cache
 from typing import Any
 
 from dataflare.kernels.cpu.target import host_target
+from dataflare.kernels.llvm.optimise import LLVM_LOCK, binding, optimised
 from dataflare.kernels.llvm.target import Target
 
 __all__ = ["LoadedObject", "assemble", "assembly", "load_object"]
 
-_LOCK = threading.Lock()  # LLVM contexts are not thread-safe
-
 
 @lru_cache(maxsize=1)
 def _initialised() -> Any:
-    """Return llvmlite's binding, ready to compile for this machine."""
-    import llvmlite.binding as llvm
-
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
+    """Return llvmlite's binding, ready to run code in this process."""
+    llvm = binding()
     for library in ("libmvec.so.1", "libm.so.6"):
         try:
             llvm.load_library_permanently(library)
@@ -40,31 +35,18 @@ def _machine(target: Target) -> Any:
     )
 
 
-def _optimised(text: str, machine: Any) -> Any:
-    llvm = _initialised()
-    module = llvm.parse_assembly(text)
-    module.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
-    options.loop_vectorization = True  # for the loops over bytes; record loops are vectors already
-    options.slp_vectorization = False
-    options.loop_unrolling = False
-    builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
-    return module
-
-
 def assemble(text: str, target: Target) -> bytes:
     """Return the object file of an LLVM module."""
-    with _LOCK:
+    with LLVM_LOCK:
         machine = _machine(target)
-        return bytes(machine.emit_object(_optimised(text, machine)))
+        return bytes(machine.emit_object(optimised(text, machine)))
 
 
 def assembly(text: str, target: Target) -> str:
     """Return the assembly of an LLVM module, for people and for tests that look for vector instructions."""
-    with _LOCK:
+    with LLVM_LOCK:
         machine = _machine(target)
-        return str(machine.emit_assembly(_optimised(text, machine)))
+        return str(machine.emit_assembly(optimised(text, machine)))
 
 
 class LoadedObject:
@@ -87,7 +69,7 @@ class LoadedObject:
 
 def load_object(data: bytes) -> LoadedObject:
     """Load an object file that `assemble` made for this machine."""
-    with _LOCK:
+    with LLVM_LOCK:
         llvm = _initialised()
         empty = llvm.parse_assembly("")
         engine = llvm.create_mcjit_compiler(empty, _machine(host_target()))

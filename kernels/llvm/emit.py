@@ -368,17 +368,21 @@ class Emitter:
         return parts[0]
 
     def _scalar_calls(self, node: Node, args: list[str]) -> str:
-        code = self.code
         name, arity = MATH_FUNCTIONS[node.attr]
-        code.declare(f"declare double @{name}({', '.join(['double'] * arity)}) #2")
+        self.code.declare(f"declare double @{name}({', '.join(['double'] * arity)}) #2")
+        return self.one_by_one(name, "double", *args)
+
+    def one_by_one(self, symbol: str, element: str, *args: str) -> str:
+        """Return the result of a function on single values of ``element``, called for each lane."""
+        code = self.code
         if self.lanes == 1:
-            return code.value(f"call double @{name}({', '.join(f'double {a}' for a in args)})")
-        vector = self.type_of("double")
+            return code.value(f"call {element} @{symbol}({', '.join(f'{element} {a}' for a in args)})")
+        vector = self.type_of(element)
         result = "poison"
         for lane in range(self.lanes):
             values = [code.value(f"extractelement {vector} {a}, i64 {lane}") for a in args]
-            one = code.value(f"call double @{name}({', '.join(f'double {v}' for v in values)})")
-            result = code.value(f"insertelement {vector} {result}, double {one}, i64 {lane}")
+            one = code.value(f"call {element} @{symbol}({', '.join(f'{element} {v}' for v in values)})")
+            result = code.value(f"insertelement {vector} {result}, {element} {one}, i64 {lane}")
         return result
 
     def any(self, flags: str) -> str:

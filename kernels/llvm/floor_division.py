@@ -199,7 +199,8 @@ def _small_to_int(emitter: Emitter, value: str) -> str:
 def float_remainder(emitter: Emitter, node: Node, x: str, y: str) -> str:
     """Return C's fmod, which is exact: one by one, or in vectors where the CPU has a fused multiply-add."""
     code, vector = emitter.code, emitter.node_type(node)
-    if emitter.lanes == 1 or not emitter.target.has_fma:
+    called_for = emitter.target.remainder
+    if called_for is None and (emitter.lanes == 1 or not emitter.target.has_fma):
         return code.value(f"frem {vector} {x}, {y}")
     floats, flags = emitter.type_of("double"), emitter.type_of("i1")
     if node.type.bits != 64:  # the remainder of float32 is exact as float32 too
@@ -210,7 +211,10 @@ def float_remainder(emitter: Emitter, node: Node, x: str, y: str) -> str:
     slow, fast, done = (code.fresh_label(stem) for stem in ("large", "small", "divided"))
     code.add(f"br i1 {large}, label %{slow}, label %{fast}")
     code.label(slow)
-    called = code.value(f"frem {floats} {x}, {y}")
+    if called_for is None:
+        called = code.value(f"frem {floats} {x}, {y}")
+    else:
+        called = emitter.one_by_one(called_for, "double", x, y)
     code.add(f"br label %{done}")
     code.label(fast)
     rest = emitter.intrinsic("fma", "double", code.value(f"fneg {floats} {quotient}"), y, x)

@@ -25,10 +25,11 @@ MATH_FUNCTIONS: Mapping[str, tuple[str, int]] = {
 
 @dataclass(frozen=True)
 class Target:
-    """A CPU as the code generator sees it; equal targets give equal code.
+    """A device as the code generator sees it; equal targets give equal code.
 
     ``has_compress`` says that lanes of 32 and 64 bits can be moved to the front of a register under a mask,
-    ``has_short_compress`` the same of 8 and 16 bits. ``vector_math`` names the vector function of each
+    ``has_short_compress`` the same of 8 and 16 bits. ``remainder`` names a function to call for C's fmod of
+    float64 where LLVM's own instruction is not exact. ``vector_math`` names the vector function of each
     mathematical function on float64, ``vector_math32`` on float32.
     """
 
@@ -42,6 +43,7 @@ class Target:
     has_compress: bool = False
     has_short_compress: bool = False
     has_fma: bool = False
+    remainder: str | None = None
     vector_math: Mapping[str, str] = field(default_factory=dict)
     vector_math32: Mapping[str, str] = field(default_factory=dict)
 
