@@ -368,13 +368,13 @@ class Emitter:
         return parts[0]
 
     def _scalar_calls(self, node: Node, args: list[str]) -> str:
-        name, arity = MATH_FUNCTIONS[node.attr]
-        self.code.declare(f"declare double @{name}({', '.join(['double'] * arity)}) #2")
+        name, _ = MATH_FUNCTIONS[node.attr]
         return self.one_by_one(name, "double", *args)
 
     def one_by_one(self, symbol: str, element: str, *args: str) -> str:
         """Return the result of a function on single values of ``element``, called for each lane."""
         code = self.code
+        code.declare(f"declare {element} @{symbol}({', '.join([element] * len(args))}) #2")
         if self.lanes == 1:
             return code.value(f"call {element} @{symbol}({', '.join(f'{element} {a}' for a in args)})")
         vector = self.type_of(element)
