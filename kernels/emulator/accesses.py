@@ -1,7 +1,6 @@
-"""Loads and stores of all state spaces, one to eight elements at once, with their checks.
+"""Loads and stores of all state spaces, one to eight elements at once, after the checks of `places`.
 
-Global accesses look at the lowest and highest address first: where both lie in one allocation, nothing else is
-asked. Generic addresses that lie in several state spaces are split. Caching and ordering hints change nothing,
+Generic addresses that lie in several state spaces are split. Caching and ordering hints change nothing,
 since memory is sequentially consistent here.
 """
 
@@ -14,7 +13,6 @@ import numpy as np
 from dataflare.kernels.emulator.batch import (
     LOCAL_WINDOW,
     PARAMETER_WINDOW,
-    SHARED_START,
     SHARED_WINDOW,
     Batch,
     Lanes,
@@ -22,13 +20,19 @@ from dataflare.kernels.emulator.batch import (
 )
 from dataflare.kernels.emulator.checks import Fault, first_lane
 from dataflare.kernels.emulator.decoding import Scope, Writer, decoder, types_of
-from dataflare.kernels.emulator.memory import Allocation
 from dataflare.kernels.emulator.moves import space_of_addresses
-from dataflare.kernels.emulator.races import RaceShadow
+from dataflare.kernels.emulator.places import (
+    check_conflicts,
+    check_written,
+    global_places,
+    local_places,
+    note_global_race,
+    shared_places,
+)
 from dataflare.kernels.emulator.syntax import Address, Instruction, Symbol
 from dataflare.kernels.emulator.types import UNSIGNED, Array, PtxType, unsigned_of
 
-__all__ = ["SPACES", "global_places", "note_global_race", "shared_places", "space_of"]
+__all__ = ["SPACES", "space_of"]
 
 SPACES: Final = ("global", "shared", "local", "param", "const")
 _WINDOW_NAMES: Final = {1: "shared", 2: "local", 3: "param"}
@@ -118,7 +122,9 @@ def _store(scope: Scope, instruction: Instruction) -> Operation:
     def store(batch: Batch, lanes: Lanes, addresses: Array, space: str, values: list[Array]) -> None:
         batch.traffic.stored[space] = batch.traffic.stored.get(space, 0) + total * batch.size(lanes)
         if space not in _STORES:
-            raise Fault("read-only memory", f"the kernel writes to {space} memory", first_lane(np.ones(1), lanes))
+            raise Fault(
+                "read-only memory", f"the kernel writes to {space} memory", first_lane(np.ones(1), lanes)
+            )
         _STORES[space](batch, lanes, addresses, of_type, values, is_ordered)
 
     def run(batch: Batch, lanes: Lanes) -> None:
@@ -174,65 +180,6 @@ def _split(batch: Batch, lanes: Lanes, addresses: Array) -> list[tuple[Lanes, Ar
 # ------------------------------------------------------------------------------------------------- global memory
 
 
-def global_places(
-    batch: Batch, lanes: Lanes, addresses: Array, total_bytes: int
-) -> list[tuple[Allocation, Array, Array | slice]]:
-    """Return where accesses of `total_bytes` go: the allocation, offsets in it, and which of the lanes.
-
-    Raises
-    ------
-    Fault
-        An access is misaligned, or is not wholly inside an allocation.
-    """
-    if total_bytes > 1 and (addresses & np.uint64(total_bytes - 1)).any():
-        wrong = np.atleast_1d(addresses & np.uint64(total_bytes - 1)) != 0
-        raise Fault(
-            "misaligned",
-            f"access of {total_bytes} bytes at {int(np.atleast_1d(addresses)[wrong.argmax()]):#x}, "
-            f"which is not a multiple of {total_bytes}",
-            first_lane(wrong, lanes),
-        )
-    low = int(addresses.min())
-    allocation = batch.memory.find(low)
-    if allocation is not None and int(addresses.max()) + total_bytes <= allocation.end:
-        return [(allocation, (addresses - np.uint64(allocation.address)).view(np.int64), slice(None))]
-    flat = np.atleast_1d(addresses)
-    try:
-        which, allocations = batch.memory.locate(flat, total_bytes)
-    except Fault as fault:
-        lane = fault.lane or 0
-        lane = lane if lanes is None else int(lanes[lane])
-        raise Fault(fault.check, str(fault), lane) from None
-    places = []
-    for number, one in enumerate(allocations):
-        index = np.nonzero(which == number)[0]
-        places.append((one, (flat[index] - np.uint64(one.address)).view(np.int64), index))
-    return places
-
-
-def note_global_race(
-    batch: Batch, lanes: Lanes, allocation: Allocation, offsets: Array, index: Array | slice, size: int, writes: bool
-) -> None:
-    """Raise a `Fault` if an access to global memory races with one before."""
-    shadows = batch.global_races
-    if shadows is None:
-        return
-    shadow = shadows.get(allocation.serial)
-    if shadow is None:
-        shadow = RaceShadow(allocation.data.size, 1, batch.threads, spans_blocks=True)
-        shadows[allocation.serial] = shadow
-    keys = batch.race_keys(lanes)
-    if not isinstance(index, slice):
-        keys = keys[index]
-    wrong = shadow.access(np.broadcast_to(offsets, keys.shape), size, keys, writes=writes)
-    if wrong is not None:
-        lane = int(batch.indices(lanes)[index][int(wrong.argmax())])
-        verb = "writes" if writes else "reads"
-        raise Fault(
-            "race", f"it {verb} global memory that another thread uses, and nothing orders the two ({allocation})", lane
-        )
-
-
 def _load_global(
     batch: Batch, lanes: Lanes, addresses: Array, bits: PtxType, elements: int, is_ordered: bool
 ) -> list[Array]:
@@ -240,7 +187,7 @@ def _load_global(
     values: list[Array] = []
     for allocation, offsets, index in global_places(batch, lanes, addresses, size * elements):
         if allocation.written is not None and batch.checks.uninitialised_global:
-            _check_written(batch, lanes, allocation, offsets, index, size * elements)
+            check_written(batch, lanes, allocation, offsets, index, size * elements)
         if batch.global_races is not None and not is_ordered and not allocation.is_module:
             note_global_race(batch, lanes, allocation, offsets, index, size * elements, writes=False)
         first = offsets // size
@@ -255,33 +202,19 @@ def _load_global(
     return values
 
 
-def _check_written(
-    batch: Batch, lanes: Lanes, allocation: Allocation, offsets: Array, index: Array | slice, size: int
-) -> None:
-    written = allocation.written
-    assert written is not None
-    offsets = np.atleast_1d(offsets)
-    for byte in range(size):
-        wrong = ~written[offsets + byte]
-        if wrong.any():
-            at = int(wrong.argmax())
-            lane = int(batch.indices(lanes)[index][at])
-            raise Fault(
-                "uninitialised",
-                f"read of {allocation.address + int(offsets[at]) + byte:#x}, which nothing wrote, in the {allocation}",
-                lane,
-            )
-
-
 def _store_global(
     batch: Batch, lanes: Lanes, addresses: Array, bits: PtxType, values: list[Array], is_ordered: bool
 ) -> None:
     size = bits.size_bytes
     if batch.checks.conflicting_stores and not is_ordered:
-        _check_conflicts(batch, lanes, addresses, values)
+        check_conflicts(batch, lanes, addresses, values)
     for allocation, offsets, index in global_places(batch, lanes, addresses, size * len(values)):
         if allocation.is_module and allocation.label in batch.constant_names:
-            raise Fault("read-only memory", f"it writes to the constant {allocation.label}", first_lane(offsets, lanes))
+            raise Fault(
+                "read-only memory",
+                f"it writes to the constant {allocation.label}",
+                first_lane(offsets, lanes),
+            )
         if batch.global_races is not None and not is_ordered:
             note_global_race(batch, lanes, allocation, offsets, index, size * len(values), writes=True)
         first = offsets // size
@@ -296,82 +229,7 @@ def _store_global(
                 allocation.written[offsets + byte] = True
 
 
-def _check_conflicts(batch: Batch, lanes: Lanes, addresses: Array, values: list[Array]) -> None:
-    """Raise a `Fault` if lanes store different values to one address."""
-    differing = [value for value in values if value.ndim]
-    if not differing or batch.size(lanes) < 2:
-        return
-    if addresses.ndim:
-        if (addresses[1:] > addresses[:-1]).all():
-            return
-        order = np.argsort(addresses, kind="stable")
-        same = addresses[order[1:]] == addresses[order[:-1]]
-        if not same.any():
-            return
-    else:
-        order, same = np.arange(batch.size(lanes)), np.ones(batch.size(lanes) - 1, np.bool_)
-    for value in differing:
-        wrong = same & (value[order[1:]] != value[order[:-1]])
-        if wrong.any():
-            at = order[int(wrong.argmax()) + 1]
-            lane = int(batch.indices(lanes)[at])
-            place = int(addresses[at] if addresses.ndim else addresses)
-            raise Fault("conflicting stores", f"threads store different values to {place:#x} at once", lane)
-
-
 # ------------------------------------------------------------------------------------- shared, local, parameters
-
-
-def shared_places(
-    batch: Batch, lanes: Lanes, addresses: Array, total_bytes: int, *, reads: bool, writes: bool, races: bool = True
-) -> Array:
-    """Return the byte offsets of accesses in the shared memory of all blocks of the batch.
-
-    Raises
-    ------
-    Fault
-        An access is out of bounds or misaligned, reads what nothing wrote, or races.
-    """
-    count = batch.size(lanes)
-    within = np.broadcast_to(addresses, count).astype(np.int64) - SHARED_START
-    wrong = (within < 0) | (within + total_bytes > batch.shared_bytes)
-    if wrong.any():
-        at = int(wrong.argmax())
-        raise Fault(
-            "out of bounds",
-            f"access of {total_bytes} bytes at {int(within[at])} in shared memory of {batch.shared_bytes} bytes",
-            first_lane(wrong, lanes),
-        )
-    if total_bytes > 1:
-        wrong = within & (total_bytes - 1) != 0
-        if wrong.any():
-            raise Fault(
-                "misaligned",
-                f"access of {total_bytes} bytes at {int(within[wrong.argmax()])} in shared memory",
-                first_lane(wrong, lanes),
-            )
-    offsets = within + batch.of_lanes(batch.block_of_lane, lanes) * batch.shared_stride
-    if reads and batch.checks.uninitialised_shared:
-        for byte in range(total_bytes):
-            wrong = ~batch.shared_written[offsets + byte]
-            if wrong.any():
-                at = int(wrong.argmax())
-                raise Fault(
-                    "uninitialised",
-                    f"read of {total_bytes} bytes at {int(within[at])} in shared memory, which nothing wrote",
-                    first_lane(wrong, lanes),
-                )
-    if races and batch.shared_races is not None:
-        racing = batch.shared_races.access(offsets, total_bytes, batch.race_keys(lanes), writes=writes)
-        if racing is not None:
-            verb = "writes" if writes else "reads"
-            raise Fault(
-                "race",
-                f"it {verb} {total_bytes} bytes at {int(within[racing.argmax()])} in shared memory that another "
-                "thread uses, and no barrier orders the two",
-                first_lane(racing, lanes),
-            )
-    return np.asarray(offsets)
 
 
 def _load_shared(
@@ -399,26 +257,10 @@ def _store_shared(
         batch.shared_written[offsets + byte] = True
 
 
-def _local_places(batch: Batch, lanes: Lanes, addresses: Array, total_bytes: int) -> Array:
-    within = np.broadcast_to(addresses, batch.size(lanes)).astype(np.int64)
-    wrong = (within < 0) | (within + total_bytes > batch.local_bytes)
-    if wrong.any():
-        raise Fault(
-            "out of bounds",
-            f"access of {total_bytes} bytes at {int(within[wrong.argmax()])} in local memory of "
-            f"{batch.local_bytes} bytes",
-            first_lane(wrong, lanes),
-        )
-    wrong = within & (total_bytes - 1) != 0
-    if wrong.any():
-        raise Fault("misaligned", f"access of {total_bytes} bytes in local memory", first_lane(wrong, lanes))
-    return np.asarray(within + batch.indices(lanes) * batch.local_stride)
-
-
 def _load_local(
     batch: Batch, lanes: Lanes, addresses: Array, bits: PtxType, elements: int, is_ordered: bool
 ) -> list[Array]:
-    first = _local_places(batch, lanes, addresses, bits.size_bytes * elements) // bits.size_bytes
+    first = local_places(batch, lanes, addresses, bits.size_bytes * elements) // bits.size_bytes
     view = batch.local.view(bits.dtype)
     return [view[first + element] for element in range(elements)]
 
@@ -426,7 +268,7 @@ def _load_local(
 def _store_local(
     batch: Batch, lanes: Lanes, addresses: Array, bits: PtxType, values: list[Array], is_ordered: bool
 ) -> None:
-    first = _local_places(batch, lanes, addresses, bits.size_bytes * len(values)) // bits.size_bytes
+    first = local_places(batch, lanes, addresses, bits.size_bytes * len(values)) // bits.size_bytes
     view = batch.local.view(bits.dtype)
     for element, value in enumerate(values):
         view[first + element] = value

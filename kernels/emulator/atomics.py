@@ -7,14 +7,16 @@ what depends on the order (sums of floats, exchanges) then differs between seeds
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
-from dataflare.kernels.emulator.accesses import global_places, shared_places, space_of
+from dataflare.kernels.emulator.accesses import space_of
 from dataflare.kernels.emulator.batch import SHARED_WINDOW, Batch, Lanes, Operation
 from dataflare.kernels.emulator.checks import Fault, first_lane
 from dataflare.kernels.emulator.decoding import Scope, decoder, types_of
 from dataflare.kernels.emulator.moves import space_of_addresses
+from dataflare.kernels.emulator.places import global_places, shared_places
 from dataflare.kernels.emulator.syntax import Instruction
 from dataflare.kernels.emulator.types import Array, PtxType, unsigned_of
 
@@ -68,7 +70,13 @@ def _atomic(scope: Scope, instruction: Instruction) -> Operation:
         old = np.empty(count, of_type.dtype)
         for memory, places, index in _places(batch, lanes, addresses, space, of_type):
             old[index] = _take_turns(
-                memory, places, name, turn, values[index], None if others is None else others[index], batch.random
+                memory,
+                places,
+                name,
+                turn,
+                values[index],
+                None if others is None else others[index],
+                batch.random,
             )
         if write is not None:
             write(batch, lanes, old)
@@ -87,7 +95,11 @@ def _places(
         is_shared = windows == 1
         if is_shared.any():
             if not is_shared.all():
-                raise Fault("mixed spaces", "one atomic goes to shared and to global memory", first_lane(is_shared, lanes))
+                raise Fault(
+                    "mixed spaces",
+                    "one atomic goes to shared and to global memory",
+                    first_lane(is_shared, lanes),
+                )
             space, addresses = "shared", addresses - np.uint64(SHARED_WINDOW)
     if space == "shared":
         offsets = shared_places(batch, lanes, addresses, size, reads=True, writes=True, races=False)
@@ -131,7 +143,7 @@ def _take_turns(
         return old
     by_rank = np.argsort(rank, kind="stable")
     bounds = np.searchsorted(rank[by_rank], np.arange(most + 2))
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):  # one lane of each address still waiting
+    for begin, end in pairwise(bounds):  # one lane of each address still waiting
         here = by_rank[begin:end]
         now = order[here]
         place = sorted_places[here]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dataflare.kernels.emulator.checks import Checks
 from dataflare.kernels.emulator.memory import DeviceMemory
@@ -18,7 +19,7 @@ from dataflare.kernels.emulator.types import Array
 
 __all__ = ["LOCAL_WINDOW", "PARAMETER_WINDOW", "SHARED_START", "SHARED_WINDOW", "Batch", "Lanes", "Traffic"]
 
-Lanes: TypeAlias = "Array | None"
+Lanes: TypeAlias = "NDArray[np.intp] | None"
 Operation: TypeAlias = "Callable[[Batch, Lanes], None]"
 
 SHARED_WINDOW: Final = 0x1000_0000_0000
@@ -118,8 +119,7 @@ class Batch:
 
         unknown = np.uint64(_UNKNOWN)
         self.registers: list[Array] = [
-            np.bool_(False) if size == 0 else unknown.astype(f"u{size}")  # type: ignore[misc]
-            for size in register_sizes
+            np.bool_(False) if size == 0 else unknown.astype(f"u{size}") for size in register_sizes
         ]
         self.carry: Array = np.zeros((), np.bool_)
         self.slots: list[Array] = [np.zeros((count, size), np.uint8) for size in slot_bytes]
@@ -132,7 +132,9 @@ class Batch:
         self.warp_epoch = np.zeros(self.warp_count, np.int64)
         self.shared_races: RaceShadow | None = None
         if checks.shared_races and shared_bytes:
-            self.shared_races = RaceShadow(self.shared.size, shared_granule_bytes, threads, spans_blocks=False)
+            self.shared_races = RaceShadow(
+                self.shared.size, shared_granule_bytes, threads, spans_blocks=False
+            )
         self.local_stride = -(-local_bytes // 16) * 16
         self.local_bytes = local_bytes
         self.local = np.full(count * self.local_stride, _PATTERN, np.uint8)
@@ -184,9 +186,9 @@ class Batch:
         if axis:
             at = "xyz".index(axis)
             if kind == "ntid":
-                return np.uint32(self.block[at])  # type: ignore[return-value]
+                return np.uint32(self.block[at])
             if kind == "nctaid":
-                return np.uint32(self.grid[at])  # type: ignore[return-value]
+                return np.uint32(self.grid[at])
             extent = self.block if kind == "tid" else self.grid
             linear = self._thread if kind == "tid" else self.blocks[self.block_of_lane]
             before = int(np.prod(extent[:at], dtype=np.int64))
@@ -196,10 +198,16 @@ class Batch:
         if name == "warpid":
             return (self._thread // _WARP_LANES).astype(np.uint32)
         if name == "nwarpid":
-            return np.uint32(self.warps_per_block)  # type: ignore[return-value]
+            return np.uint32(self.warps_per_block)
         if name.startswith("lanemask_"):
             bit = np.uint32(1) << self.lane_in_warp
-            masks = {"eq": bit, "lt": bit - 1, "le": bit | (bit - 1), "gt": ~(bit | (bit - 1)), "ge": ~(bit - 1)}
+            masks = {
+                "eq": bit,
+                "lt": bit - 1,
+                "le": bit | (bit - 1),
+                "gt": ~(bit | (bit - 1)),
+                "ge": ~(bit - 1),
+            }
             return masks[name.removeprefix("lanemask_")].astype(np.uint32)
         return np.zeros((), np.uint64)  # clocks and timers stand still
 

@@ -61,7 +61,10 @@ def _shift(scope: Scope, instruction: Instruction) -> Operation:
     scope.allow(instruction, "")
     of_type = types_of(instruction)[0]
     write = scope.target(instruction.operands[0], of_type)
-    value, amount = scope.source(instruction.operands[1], of_type), scope.source(instruction.operands[2], _WORD)
+    value, amount = (
+        scope.source(instruction.operands[1], of_type),
+        scope.source(instruction.operands[2], _WORD),
+    )
     width, dtype = of_type.bits, of_type.dtype
     shift = np.left_shift if instruction.opcode == "shl" else np.right_shift
     keeps_sign = instruction.opcode == "shr" and of_type.kind == "s"
@@ -220,7 +223,7 @@ def _permuted(scope: Scope, instruction: Instruction) -> Operation:
 
     def compute(a: Array, b: Array, selector: Array) -> Array:
         both = b.astype(np.uint64) << np.uint64(32) | a.astype(np.uint64)
-        result = np.uint32(0)
+        result: Array = np.uint32(0)
         for byte in range(4):
             control = selector >> np.uint32(4 * byte) & np.uint32(15)
             picked = both >> ((control & np.uint32(7)).astype(np.uint64) * np.uint64(8)) & np.uint64(255)

@@ -90,7 +90,9 @@ def _conversion(instruction: Instruction, to_type: PtxType, from_type: PtxType) 
 def _cut(values: Array) -> Array:
     """Drop the bits of float32 that bfloat16 lacks."""
     singles = np.asarray(values).astype(np.float32)
-    return np.where(np.isnan(singles), singles, (singles.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32))
+    return np.where(
+        np.isnan(singles), singles, (singles.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    )
 
 
 def _to_integer(integral: _Conversion, to_type: PtxType, from_type: PtxType) -> _Conversion:

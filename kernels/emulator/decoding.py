@@ -12,8 +12,17 @@ from typing import TypeAlias
 
 import numpy as np
 
-from dataflare.kernels.emulator.batch import LOCAL_WINDOW, PARAMETER_WINDOW, Batch, Lanes, Operation
-from dataflare.kernels.emulator.syntax import Address, Function, Immediate, Instruction, Operand, Register, Symbol, Vector
+from dataflare.kernels.emulator.batch import Batch, Lanes, Operation
+from dataflare.kernels.emulator.syntax import (
+    Address,
+    Function,
+    Immediate,
+    Instruction,
+    Operand,
+    Register,
+    Symbol,
+    Vector,
+)
 from dataflare.kernels.emulator.types import TYPES, UNSIGNED, Array, PtxType
 from dataflare.kernels.errors import DeviceCodeError
 
@@ -99,7 +108,9 @@ class Scope:
         self._registers: dict[str, tuple[int, PtxType]] = {}
         for name, type_name in function.registers.items():
             if type_name not in TYPES:
-                raise DeviceCodeError(f"PTX line {function.line}: registers of type .{type_name} are not covered.")
+                raise DeviceCodeError(
+                    f"PTX line {function.line}: registers of type .{type_name} are not covered."
+                )
             of_register = TYPES[type_name]
             self._registers[name] = (len(register_sizes), of_register)
             register_sizes.append(0 if of_register.kind == "p" else of_register.size_bytes)
@@ -188,7 +199,7 @@ class Scope:
             return lambda batch, lanes: fixed
 
         def read(batch: Batch, lanes: Lanes) -> Array:
-            return np.uint64(batch.global_addresses[name]).astype(dtype)  # type: ignore[return-value]
+            return np.uint64(batch.global_addresses[name]).astype(dtype)
 
         return read
 
@@ -248,14 +259,20 @@ class Scope:
         return operand.items if isinstance(operand, Vector) else (operand,)
 
     def unary(
-        self, instruction: Instruction, compute: Callable[[Array], Array], of_type: PtxType, result: PtxType | None = None
+        self,
+        instruction: Instruction,
+        compute: Callable[[Array], Array],
+        of_type: PtxType,
+        result: PtxType | None = None,
     ) -> Operation:
         """Return an operation of one operand."""
         write = self.target(instruction.operands[0], result or of_type)
         first = self.source(instruction.operands[1], of_type)
         return lambda batch, lanes: write(batch, lanes, compute(first(batch, lanes)))
 
-    def binary(self, instruction: Instruction, compute: Callable[[Array, Array], Array], of_type: PtxType) -> Operation:
+    def binary(
+        self, instruction: Instruction, compute: Callable[[Array, Array], Array], of_type: PtxType
+    ) -> Operation:
         """Return an operation of two operands of a type that gives the same type."""
         write = self.target(instruction.operands[0], of_type)
         first = self.source(instruction.operands[1], of_type)
@@ -285,11 +302,15 @@ def _special(name: str, dtype: np.dtype[np.generic]) -> Reader:
 
 def _immediate(operand: Immediate, of_type: PtxType) -> Array:
     if of_type.kind == "p":
-        return np.bool_(operand.value != 0)  # type: ignore[return-value]
+        return np.bool_(operand.value != 0)
     value = operand.value
     if operand.float_bytes and of_type.is_float and operand.float_bytes != of_type.size_bytes:
-        given = np.uint32(value).view(np.float32) if operand.float_bytes == 4 else np.uint64(value).view(np.float64)
+        given = (
+            np.uint32(value).view(np.float32)
+            if operand.float_bytes == 4
+            else np.uint64(value).view(np.float64)
+        )
         bits = of_type.bits_of(np.asarray(given, of_type.dtype))
         return np.asarray(bits)[()]
     mask = (1 << 8 * of_type.size_bytes) - 1
-    return UNSIGNED[of_type.size_bytes].type(value & mask)  # type: ignore[return-value,no-any-return]
+    return UNSIGNED[of_type.size_bytes].type(value & mask)

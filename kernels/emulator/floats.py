@@ -19,7 +19,7 @@ from dataflare.kernels.emulator.types import TYPES, UNSIGNED, Array, PtxType
 
 __all__ = ["flushed", "saturated"]
 
-_CANONICAL = {2: np.uint16(0x7FFF), 4: np.uint32(0x7FFFFFFF)}
+_CANONICAL: dict[int, Array] = {2: np.uint16(0x7FFF), 4: np.uint32(0x7FFFFFFF)}
 _SMALLEST_NORMAL = np.float32(2.0**-126)
 
 
@@ -199,7 +199,9 @@ def _magnitude(scope: Scope, instruction: Instruction) -> Operation:
 @decoder("copysign.f")
 def _with_sign(scope: Scope, instruction: Instruction) -> Operation:
     scope.allow(instruction, "")
-    return scope.binary(instruction, lambda a, b: np.copysign(b, a), types_of(instruction)[0])  # the sign of a
+    return scope.binary(
+        instruction, lambda a, b: np.copysign(b, a), types_of(instruction)[0]
+    )  # the sign of a
 
 
 @decoder("min.f", "max.f")
@@ -208,7 +210,7 @@ def _extreme(scope: Scope, instruction: Instruction) -> Operation:
     of_type = types_of(instruction)[0]
     is_minimum = instruction.opcode == "min"
     if "NaN" in instruction.modifiers:
-        choose = np.minimum if is_minimum else np.maximum
+        choose: np.ufunc = np.minimum if is_minimum else np.maximum
     else:
         choose = np.fmin if is_minimum else np.fmax
     unsigned = UNSIGNED[of_type.dtype.itemsize]

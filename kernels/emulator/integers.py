@@ -25,7 +25,9 @@ def _sum(scope: Scope, instruction: Instruction) -> Operation:
 
         def saturated(a: Array, b: Array) -> Array:
             wide_b = b.astype(np.int64)
-            return np.clip(a.astype(np.int64) + (wide_b if adds else -wide_b), limits.min, limits.max).astype(np.int32)
+            return np.clip(a.astype(np.int64) + (wide_b if adds else -wide_b), limits.min, limits.max).astype(
+                np.int32
+            )
 
         return scope.binary(instruction, saturated, of_type)
     return scope.binary(instruction, np.add if adds else np.subtract, of_type)
@@ -176,7 +178,9 @@ def _quotient(scope: Scope, instruction: Instruction) -> Operation:
         a, b = first(batch, lanes), second(batch, lanes)
         is_zero = b == 0
         if is_zero.any():
-            raise Fault("division by zero", "integer division by zero is undefined", first_lane(is_zero, lanes))
+            raise Fault(
+                "division by zero", "integer division by zero is undefined", first_lane(is_zero, lanes)
+            )
         if not wants_quotient:
             write(batch, lanes, np.fmod(a, b))
             return
@@ -206,7 +210,9 @@ def _extreme(scope: Scope, instruction: Instruction) -> Operation:
     of_type = types_of(instruction)[0]
     choose = np.minimum if instruction.opcode == "min" else np.maximum
     if "relu" in instruction.modifiers:
-        return scope.binary(instruction, lambda a, b: np.maximum(choose(a, b), of_type.dtype.type(0)), of_type)
+        return scope.binary(
+            instruction, lambda a, b: np.maximum(choose(a, b), of_type.dtype.type(0)), of_type
+        )
     return scope.binary(instruction, choose, of_type)
 
 

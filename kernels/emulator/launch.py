@@ -102,8 +102,9 @@ def launch(
         The kernel is not there, or has instructions that are not covered.
     """
     program = program_of(module, entry)
-    grid_extents, block_extents = _extents(grid, _GRID_AXIS_LIMITS, "grid"), _extents(
-        block, _BLOCK_AXIS_LIMITS, "block"
+    grid_extents, block_extents = (
+        _extents(grid, _GRID_AXIS_LIMITS, "grid"),
+        _extents(block, _BLOCK_AXIS_LIMITS, "block"),
     )
     threads = int(np.prod(block_extents))
     _check_block(program, block_extents, threads)
@@ -154,7 +155,9 @@ def _extents(given: Sequence[int], limits: tuple[int, int, int], what: str) -> t
     x, y, z = (*given, 1, 1, 1)[:3]
     for extent, limit in zip((x, y, z), limits, strict=True):
         if len(given) > 3 or not 1 <= extent <= limit:
-            raise DeviceFaultError(f"A {what} of {tuple(given)} is not one that a device accepts.", "bad launch")
+            raise DeviceFaultError(
+                f"A {what} of {tuple(given)} is not one that a device accepts.", "bad launch"
+            )
     return x, y, z
 
 
@@ -162,7 +165,8 @@ def _check_block(program: Program, block: tuple[int, int, int], threads: int) ->
     entry = program.entry
     if threads > BLOCK_LIMIT:
         raise DeviceFaultError(
-            f"Kernel {entry.name}: a block of {threads} threads; a device has at most {BLOCK_LIMIT}.", "bad launch"
+            f"Kernel {entry.name}: a block of {threads} threads; a device has at most {BLOCK_LIMIT}.",
+            "bad launch",
         )
     required = entry.required_block
     if required is not None and block != (*required, 1, 1)[:3]:
@@ -180,12 +184,14 @@ def _shared_bytes(program: Program, dynamic_bytes: int) -> int:
     name = program.entry.name
     if static > STATIC_SHARED_LIMIT_BYTES:
         raise DeviceFaultError(
-            f"Kernel {name} declares {static} bytes of shared memory; at most {STATIC_SHARED_LIMIT_BYTES} can be static.",
+            f"Kernel {name} declares {static} bytes of shared memory; "
+            f"at most {STATIC_SHARED_LIMIT_BYTES} can be static.",
             "bad launch",
         )
     if dynamic_bytes < 0 or static + dynamic_bytes > SHARED_LIMIT_BYTES:
         raise DeviceFaultError(
-            f"Kernel {name}: {static + dynamic_bytes} bytes of shared memory; a block has at most {SHARED_LIMIT_BYTES}.",
+            f"Kernel {name}: {static + dynamic_bytes} bytes of shared memory; "
+            f"a block has at most {SHARED_LIMIT_BYTES}.",
             "bad launch",
         )
     return static + dynamic_bytes
@@ -203,7 +209,8 @@ def _packed(program: Program, arguments: bytes | Sequence[int]) -> bytes:
         return bytes(arguments)
     if len(arguments) != len(entry.parameters):
         raise DeviceFaultError(
-            f"Kernel {entry.name} takes {len(entry.parameters)} parameters, {len(arguments)} are given.", "bad launch"
+            f"Kernel {entry.name} takes {len(entry.parameters)} parameters, {len(arguments)} are given.",
+            "bad launch",
         )
     packed = bytearray(entry.parameter_bytes)
     for parameter, value in zip(entry.parameters, arguments, strict=True):

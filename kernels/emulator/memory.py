@@ -241,7 +241,9 @@ class DeviceMemory:
         near = [self._live[at] for at in (index, index + 1) if 0 <= at < len(self._live)]
         if not near:
             return "out of bounds", "nothing is allocated"
-        closest = min(near, key=lambda one: one.address - address if address < one.address else address - one.end)
+        closest = min(
+            near, key=lambda one: one.address - address if address < one.address else address - one.end
+        )
         if address < closest.address:
             return "out of bounds", f"it lies {closest.address - address} bytes before the {closest}"
         past = address + size_bytes - closest.end
@@ -257,7 +259,7 @@ class DeviceMemory:
         """
         starts = np.array(self._starts, np.uint64)
         ends = np.array([allocation.end for allocation in self._live], np.uint64)
-        index = np.searchsorted(starts, addresses, "right") - 1
+        index: Array = np.searchsorted(starts, addresses, "right") - 1
         wrong = index < 0
         if ends.size:
             wrong |= addresses + np.uint64(size_bytes) > ends[index]

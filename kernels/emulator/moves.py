@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from dataflare.kernels.emulator.batch import LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_WINDOW, Batch, Lanes, Operation
+from dataflare.kernels.emulator.batch import (
+    LOCAL_WINDOW,
+    PARAMETER_WINDOW,
+    SHARED_WINDOW,
+    Batch,
+    Lanes,
+    Operation,
+)
 from dataflare.kernels.emulator.checks import Fault, first_lane
 from dataflare.kernels.emulator.decoding import Scope, decoder, types_of
 from dataflare.kernels.emulator.syntax import Instruction, Vector
@@ -74,7 +81,10 @@ def _converted_address(scope: Scope, instruction: Instruction) -> Operation:
     of_type = unsigned_of(types_of(instruction)[0].name)
     if of_type.bits != 64:
         raise scope.wrong(instruction)
-    write, read = scope.target(instruction.operands[0], of_type), scope.source(instruction.operands[1], of_type)
+    write, read = (
+        scope.target(instruction.operands[0], of_type),
+        scope.source(instruction.operands[1], of_type),
+    )
 
     def run(batch: Batch, lanes: Lanes) -> None:
         values = read(batch, lanes)
@@ -129,8 +139,8 @@ def _ignored(scope: Scope, instruction: Instruction) -> Operation:
 @decoder("trap", "brkpt")
 def _trapped(scope: Scope, instruction: Instruction) -> Operation:
     def run(batch: Batch, lanes: Lanes) -> None:
-        raise Fault("trap", f"the kernel executes {instruction.opcode}", first_lane(np.ones(1, np.bool_), lanes))
+        raise Fault(
+            "trap", f"the kernel executes {instruction.opcode}", first_lane(np.ones(1, np.bool_), lanes)
+        )
 
     return run
-
-

@@ -94,7 +94,9 @@ class RaceShadow:
         joins = (before != _NOBODY) & (difference & (_BLOCK_EPOCH | _WARP_EPOCH) == 0) & (difference != 0)
         new = keys
         if joins.any():
-            other_warp = self._warp((before >> _THREAD_SHIFT) & _THREAD_MASK) != self._warp(keys >> _THREAD_SHIFT)
+            other_warp = self._warp((before >> _THREAD_SHIFT) & _THREAD_MASK) != self._warp(
+                keys >> _THREAD_SHIFT
+            )
             joined = before | _MANY | np.where(other_warp, _MANY_WARPS, 0)
             new = np.where(joins, joined, keys)
         self._reader[at] = new

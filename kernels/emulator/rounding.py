@@ -97,5 +97,7 @@ def fused_multiply_add(a: Array, b: Array, c: Array, of_type: PtxType) -> Array:
     first, second, third = np.broadcast_arrays(a, b, c)
     operands = [np.ascontiguousarray(operand, of_type.dtype) for operand in (first, second, third)]
     result = np.empty(first.shape, of_type.dtype)
-    functions[of_type.dtype.name](*(operand.ctypes.data for operand in operands), result.ctypes.data, result.size)
+    functions[of_type.dtype.name](
+        *(operand.ctypes.data for operand in operands), result.ctypes.data, result.size
+    )
     return result

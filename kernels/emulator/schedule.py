@@ -62,7 +62,8 @@ class _Scheduler:
         text = self._program.module.lines[instruction.line - 1].strip()
         thread = "" if fault.lane is None else f", {self._batch.thread_name(fault.lane)}"
         return DeviceFaultError(
-            f"Kernel {self._program.entry.name}: {fault}. PTX line {instruction.line}{thread}: {text}", fault.check
+            f"Kernel {self._program.entry.name}: {fault}. PTX line {instruction.line}{thread}: {text}",
+            fault.check,
         )
 
     # ------------------------------------------------------------------------------------------------- the loop
@@ -178,7 +179,9 @@ class _Scheduler:
         lane = batch.lane_in_warp[group]
         stranger = (masks >> lane & np.uint32(1)) == 0
         if stranger.any():
-            raise Fault("bad mask", "the thread is not in the mask of its own instruction", int(group[stranger][0]))
+            raise Fault(
+                "bad mask", "the thread is not in the mask of its own instruction", int(group[stranger][0])
+            )
         warp = batch.warp_of_lane[group]
         present = batch.ballot(np.ones(len(group), np.bool_), lanes)[warp]
         alive = batch.existing_bits()[warp]
@@ -191,7 +194,9 @@ class _Scheduler:
         if not is_complete.all():
             self._at_exchange[place] = group[~is_complete]
 
-    def _check_masks(self, masks: Array, warp: Array, present: Array, group: Array, is_complete: Array) -> None:
+    def _check_masks(
+        self, masks: Array, warp: Array, present: Array, group: Array, is_complete: Array
+    ) -> None:
         """Raise a `Fault` where lanes that exchange name different masks, or lanes that have exited."""
         batch = self._batch
         if (masks != masks[0]).any():
@@ -295,10 +300,14 @@ class _Scheduler:
         self._here = int(where[0])
         if wanted:
             if len(lanes) > wanted:
-                raise Fault("divergent barrier", f"{len(lanes)} threads wait at a barrier of {wanted}", int(lanes[0]))
+                raise Fault(
+                    "divergent barrier", f"{len(lanes)} threads wait at a barrier of {wanted}", int(lanes[0])
+                )
         elif alive < batch.threads:
             raise Fault(
-                "barrier after exit", f"{batch.threads - alive} threads of the block have exited before", int(lanes[0])
+                "barrier after exit",
+                f"{batch.threads - alive} threads of the block have exited before",
+                int(lanes[0]),
             )
 
     def _reduce(self, lanes: Array, where: Array) -> None:

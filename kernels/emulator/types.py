@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 __all__ = ["TYPES", "UNSIGNED", "Array", "PtxType", "unsigned_of"]
 
-Array: TypeAlias = NDArray[Any]
+Array: TypeAlias = Any
+"""An array over lanes, or a NumPy scalar where all lanes have one value; both have the same methods and operators,
+which the types of NumPy cannot say."""
 
 UNSIGNED: dict[int, np.dtype[Any]] = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
 """The unsigned integers by their size in bytes."""

@@ -16,7 +16,7 @@ from dataflare.kernels.emulator.batch import Batch, Lanes, Operation
 from dataflare.kernels.emulator.checks import Fault, first_lane
 from dataflare.kernels.emulator.decoding import Reader, Scope, types_of
 from dataflare.kernels.emulator.syntax import Instruction
-from dataflare.kernels.emulator.types import TYPES, Array
+from dataflare.kernels.emulator.types import TYPES
 
 __all__ = ["WarpExchange", "decode_exchange", "is_exchange"]
 
