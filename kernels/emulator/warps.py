@@ -89,7 +89,7 @@ def _shuffled(scope: Scope, instruction: Instruction) -> Operation:
     results = scope.items(instruction.operands[0])
     write = scope.target(results[0], _WORD)
     write_valid = scope.target(results[1], _PREDICATE) if len(results) > 1 else None
-    value, distance, control = (scope.source(operand, _WORD) for operand in instruction.operands[1:4])
+    value, distance, control, mask = (scope.source(operand, _WORD) for operand in instruction.operands[1:5])
 
     def run(batch: Batch, lanes: Lanes) -> None:
         count = batch.size(lanes)
@@ -117,8 +117,9 @@ def _shuffled(scope: Scope, instruction: Instruction) -> Operation:
         slots[own] = np.broadcast_to(value(batch, lanes), count)
         present[own] = True
         place = warp * 32 + source
-        if not present[place].all():
-            wrong = ~present[place]
+        members = np.broadcast_to(mask(batch, lanes), count)
+        wrong = ~present[place] | ((members >> source.astype(np.uint32)) & np.uint32(1) == 0)
+        if wrong.any():
             raise Fault(
                 "absent lane",
                 f"shfl reads lane {int(source[wrong.argmax()])} of its warp, which does not take part",

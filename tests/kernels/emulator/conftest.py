@@ -27,7 +27,9 @@ PTX_VERSIONS = {
     "sm_100": "+ptx86",
     "sm_120": "+ptx87",
 }
-SREGS = "\n".join(f"declare i32 @llvm.nvvm.read.ptx.sreg.{name}.x()" for name in ("tid", "ctaid", "ntid", "laneid"))
+SREGS = "\n".join(
+    f"declare i32 @llvm.nvvm.read.ptx.sreg.{name}.x()" for name in ("tid", "ctaid", "ntid", "laneid")
+)
 
 
 @lru_cache(maxsize=256)
@@ -95,7 +97,9 @@ def compile_ir() -> Callable[..., str]:
 def instruction_text(instructions: str, sources: Sequence[str], result: str) -> str:
     """Return a kernel that runs instructions on %a0, %a1, ... of arrays and stores %r; types are those of registers."""
     kinds = dict.fromkeys([*sources, result])
-    sizes = {kind: 1 if kind == "pred" else int("".join(c for c in kind if c.isdigit())) // 8 for kind in kinds}
+    sizes = {
+        kind: 1 if kind == "pred" else int("".join(c for c in kind if c.isdigit())) // 8 for kind in kinds
+    }
     loads = []
     for index, kind in enumerate(sources):
         loads.append(f"ld.param.b64 %base, [k_param_{index}];")
@@ -105,7 +109,9 @@ def instruction_text(instructions: str, sources: Sequence[str], result: str) -> 
         else:
             loads.append(f"ld.global.b{8 * sizes[kind]} %a{index}, [%at];")
     parameters = ", ".join(f".param .u64 k_param_{index}" for index in range(len(sources) + 1))
-    declared = "\n".join(f".reg .{'b' + str(8 * sizes[k]) if k != 'pred' else k} %a{i};" for i, k in enumerate(sources))
+    declared = "\n".join(
+        f".reg .{'b' + str(8 * sizes[k]) if k != 'pred' else k} %a{i};" for i, k in enumerate(sources)
+    )
     store = (
         "selp.b16 %byte, 1, 0, %r;\n st.global.b8 [%at], %byte;"
         if result == "pred"
@@ -158,3 +164,41 @@ def evaluate(instructions: str, operands: Sequence[tuple[str, Array]], result: s
 @pytest.fixture(scope="session")
 def run_instruction() -> Callable[..., Array]:
     return evaluate
+
+
+def kernel_text(body: str, parameters: str = "p", declarations: str = "", functions: str = "") -> str:
+    """Return a kernel "k" written by hand: its 64-bit parameters are in %p0, %p1, ..., the thread's number in %i.
+
+    %rd, %r, %rs, %f and %q are registers of 64, 32 and 16 bits, floats of 32 bits and predicates to use; %w is the
+    number in the block, times 4 in %w4.
+    """
+    names = parameters.split()
+    listed = ", ".join(f".param .u64 k_param_{index}" for index in range(len(names)))
+    loads = "\n".join(f" ld.param.u64 %p{index}, [k_param_{index}];" for index in range(len(names)))
+    return f""".version 8.0
+.target sm_80
+.address_size 64
+{functions}
+.visible .entry k({listed})
+{{
+ .reg .b64 %p<8>, %rd<16>;
+ .reg .b32 %i, %w, %w4, %r<16>;
+ .reg .b16 %rs<8>;
+ .reg .f32 %f<8>;
+ .reg .pred %q<8>;
+ {declarations}
+{loads}
+ mov.u32 %w, %tid.x;
+ mov.u32 %r0, %ctaid.x;
+ mov.u32 %r1, %ntid.x;
+ mad.lo.u32 %i, %r0, %r1, %w;
+ shl.b32 %w4, %w, 2;
+{body}
+ ret;
+}}
+"""
+
+
+@pytest.fixture(scope="session")
+def kernel() -> Callable[..., str]:
+    return kernel_text

@@ -22,8 +22,23 @@ from dataflare.kernels.cpu.target import host_target
 Array = NDArray[Any]
 INTEGERS = ("i8", "i16", "i32", "i64", "i128")
 FLOATS = {"float": "f32", "double": "f64"}
-DTYPES = {"i1": "u1", "i8": "u1", "i16": "u2", "i32": "u4", "i64": "u8", "i128": "V16", "float": "f4", "double": "f8"}
-DTYPES |= {"<4 x float>": "V16", "<2 x double>": "V16", "<4 x i8>": "V4", "<2 x i16>": "V4", "<4 x i16>": "V8"}
+DTYPES = {
+    "i1": "u1",
+    "i8": "u1",
+    "i16": "u2",
+    "i32": "u4",
+    "i64": "u8",
+    "i128": "V16",
+    "float": "f4",
+    "double": "f8",
+}
+DTYPES |= {
+    "<4 x float>": "V16",
+    "<2 x double>": "V16",
+    "<4 x i8>": "V4",
+    "<2 x i16>": "V4",
+    "<4 x i16>": "V8",
+}
 TARGETS = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
 
 
@@ -65,7 +80,9 @@ def operations() -> Iterator[Operation]:
         for name in ("ctlz", "cttz", "abs"):
             yield intrinsic(f"{name}.{kind}", kind, kind, 1, flag="false")
         for other in INTEGERS:
-            casts = ("zext", "sext") if int(other[1:]) > int(kind[1:]) else ("trunc",) if other != kind else ()
+            casts = (
+                ("zext", "sext") if int(other[1:]) > int(kind[1:]) else ("trunc",) if other != kind else ()
+            )
             for cast in casts:
                 yield Operation(f"{cast}.{other}", f"{cast} {kind} %a0 to {other}", kind, other, 1)
         if kind == "i128":
@@ -105,7 +122,22 @@ def edges(kind: str) -> Array:
     if kind in FLOATS:
         dtype = np.dtype(DTYPES[kind])
         info = np.finfo(dtype)
-        special = [0.0, 0.5, 1.0, 1.5, 2.5, 127.5, 255.0, 256.0, 65535.5, 2.0**31, 2.0**32, 2.0**63, 2.0**64, 1e30]
+        special = [
+            0.0,
+            0.5,
+            1.0,
+            1.5,
+            2.5,
+            127.5,
+            255.0,
+            256.0,
+            65535.5,
+            2.0**31,
+            2.0**32,
+            2.0**63,
+            2.0**64,
+            1e30,
+        ]
         special += [float(info.max), float(info.tiny), float(info.smallest_subnormal), np.inf]
         values = [sign * value for value in special for sign in (1, -1)] + [np.nan]
         return np.array(values + list(random.normal(0, 1000, 24)), dtype)
@@ -165,7 +197,9 @@ def body(operation: Operation, space: str) -> str:
 
 
 def device_ir(operation: Operation) -> str:
-    parameters = ", ".join(f"ptr addrspace(1) %{name}" for name in [*(f"x{i}" for i in range(operation.arity)), "out"])
+    parameters = ", ".join(
+        f"ptr addrspace(1) %{name}" for name in [*(f"x{i}" for i in range(operation.arity)), "out"]
+    )
     return f"""
 define ptx_kernel void @k({parameters}, i64 %n) {{
 entry:
@@ -231,7 +265,12 @@ def test_an_operation_gives_the_bits_that_the_host_gives(
         want = expected(number, operation, arrays)
         out = device.memory.alloc(want.nbytes)
         addresses = [device.put(array.view(np.uint8)) for array in arrays]
-        device.run(compile_ir(device_ir(operation), cpu), [*addresses, out, len(want)], block=128, grid=-(-len(want) // 128))
+        device.run(
+            compile_ir(device_ir(operation), cpu),
+            [*addresses, out, len(want)],
+            block=128,
+            grid=-(-len(want) // 128),
+        )
         got = device.get(out, want.dtype, len(want))
         same = got == want
         if want.dtype.kind == "f":
@@ -243,5 +282,3 @@ def test_an_operation_gives_the_bits_that_the_host_gives(
             pytest.fail(f"{cpu} {operation.name} of {given}: {got[at]!r}, the host gives {want[at]!r}")
         for address in [*addresses, out]:
             device.memory.free(address)
-
-
