@@ -14,7 +14,10 @@ DataFlareError
 ├── RunError (RuntimeError)         a stage failed while running; the cause is chained
 │   └── RunCancelledError                 the run was cancelled or interrupted
 ├── MemoryLimitError (MemoryError)  what was asked does not fit the memory limit
-└── DeviceUnavailableError (RuntimeError)  the device asked for is not here; says why
+│   └── DeviceMemoryError                 the memory of a device is full
+├── DeviceUnavailableError (RuntimeError)  the device asked for is not here; says why
+├── DeviceFaultError (RuntimeError) a kernel did what a device leaves undefined or stops at
+└── DeviceCodeError (ValueError)    device code that cannot be read or loaded
 
 Each also inherits the builtin that a caller would expect, so `except KeyError` keeps working.
 Messages say what happened, where, and the way out. This module imports nothing of DataFlare.
@@ -30,6 +33,9 @@ __all__ = [
     "CompileError",
     "DataError",
     "DataFlareError",
+    "DeviceCodeError",
+    "DeviceFaultError",
+    "DeviceMemoryError",
     "DeviceUnavailableError",
     "MemoryLimitError",
     "OptionError",
@@ -126,3 +132,27 @@ class MemoryLimitError(DataFlareError, MemoryError):
 
 class DeviceUnavailableError(DataFlareError, RuntimeError):
     """The device asked for is not usable here; the message says why."""
+
+
+class DeviceMemoryError(MemoryLimitError):
+    """The memory of a device is full; the message says how much was asked for and how much is free."""
+
+
+class DeviceFaultError(DataFlareError, RuntimeError):
+    """A kernel did what a device leaves undefined or stops at, or the host misused device memory.
+
+    Parameters
+    ----------
+    message
+        What happened; for a kernel with its name, the line of its code, the thread and the address.
+    check
+        Which check found it, in a few words: "out of bounds", "race", "deadlock" and so on.
+    """
+
+    def __init__(self, message: str, check: str) -> None:
+        super().__init__(message, check)
+        self.check = check
+
+
+class DeviceCodeError(DataFlareError, ValueError):
+    """Device code that cannot be read or loaded; the message names the line."""

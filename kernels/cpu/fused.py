@@ -11,10 +11,8 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dataflare.kernels.backend import InputBlock, ProgramResult
 from dataflare.kernels.cpu import jit
@@ -26,17 +24,17 @@ from dataflare.kernels.errors import CompileError, SchemaError
 from dataflare.kernels.llvm.layout import (
     ColumnForm,
     ColumnLayout,
-    OutputLayout,
     ProgramLayout,
     fixed_width_bytes,
-    is_view,
 )
+from dataflare.kernels.llvm.results import ResultColumns, Selection, WrittenBlocks
 from dataflare.kernels.llvm.strings import result_bytes
 from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.column import HostColumn
+from dataflare.kernels.memory.dictionaries import without_null_entries
 from dataflare.kernels.memory.pool import HostBlock, default_pool
 from dataflare.kernels.udf.ir import StringOp
-from dataflare.kernels.udf.program import Lowered, Output, RecordProgram
+from dataflare.kernels.udf.program import Lowered, RecordProgram
 
 __all__ = ["CpuProgram", "compile_cpu"]
 
@@ -197,13 +195,7 @@ class _Variant:
         self._plain_outputs = _plain_outputs(lowered, layout)
         self._output_bytes = sum(out.width_bytes for out in layout.outputs)
         self._widths = tuple((out.width_bytes, out.has_validity) for out in layout.outputs)
-        places = {id(out.output): i for i, out in enumerate(layout.outputs)}
-        self._fields = tuple(self._field(output, places.get(id(output))) for output in lowered.outputs)
-
-    def _field(self, output: Output, position: int | None) -> tuple[Output, Any, int | None, pa.DataType]:
-        """Return a result column, its layout, its place among those the code writes, and the type written."""
-        stored = pa.int32() if output.sources else output.type
-        return output, None if position is None else self._layout.outputs[position], position, stored
+        self._results = ResultColumns(lowered, layout, self._positions)
 
     def _arguments(
         self, columns: Sequence[HostColumn], num_rows: int, keep: list[object]
@@ -230,7 +222,7 @@ class _Variant:
         if self._plain_outputs is not None and num_rows <= SMALL_ROWS:
             return self._run_small(slots, num_rows, acquire)
         bitmap_bytes = (num_rows + 7) >> 3
-        blocks: list[tuple[HostBlock, HostBlock | None]] = []
+        blocks: list[WrittenBlocks] = []
         for width, has_validity in self._widths:
             block = acquire(num_rows * width if width else bitmap_bytes)
             slots.append(block.address)
@@ -245,37 +237,15 @@ class _Variant:
         if self._layout.selection is not None:
             selection = acquire(bitmap_bytes)
             slots.append(selection.address)
-            chosen = _Selection(selection, num_rows)
+            chosen = Selection(selection, num_rows)
         written = self._call(self._pack(*slots))
         values: tuple[int, ...] = ()
         if self._counters:
             values = self._read_counters.unpack(ctypes.string_at(counters, 8 * self._counters))
         if chosen is not None:
             chosen.kept = written
-        results = []
-        for output, out, position, data_type in self._fields:
-            if position is None:
-                assert output.carried is not None
-                column = columns[self._positions[output.carried]]
-                results.append(column if chosen is None else chosen.apply(column))
-                continue
-            owner, bitmap = blocks[position]
-            if output.carried is not None and is_view(data_type):
-                nulls = 0 if bitmap is None else written - values[out.counter]
-                source = columns[self._positions[output.carried]]
-                results.append(_moved_views(source, owner, bitmap, written, nulls))
-                continue
-            if bitmap is None:
-                result = HostColumn.from_block(data_type, written, 0, owner.address, 0, owner)
-            else:
-                nulls = written - values[out.counter]
-                kept_alive = (owner, bitmap) if nulls else owner
-                address = bitmap.address if nulls else 0
-                result = HostColumn.from_block(data_type, written, address, owner.address, nulls, kept_alive)
-            if output.sources:
-                result = self._strings(out, result, columns, chosen)
-            results.append(result)
-        return ProgramResult(tuple(results), written, sum(values[: self._drops]))
+        results = self._results.columns(blocks, written, values, columns, chosen)
+        return ProgramResult(results, written, sum(values[: self._drops]))
 
     def _run_small(
         self, slots: list[int], num_rows: int, acquire: Callable[[int], HostBlock]
@@ -314,26 +284,6 @@ class _Variant:
         arguments = [self._arguments(block.columns, block.num_rows, keep)[0] for block in blocks]
         return TiledRun(self._address, keep, lowered, layout, blocks, arguments, self._positions)
 
-    def _strings(
-        self, out: OutputLayout, codes: HostColumn, columns: Sequence[HostColumn], chosen: _Selection | None
-    ) -> HostColumn:
-        """Take each string of a result from the source that its code names."""
-        data_type = out.output.type
-        if codes.length == 0:
-            return HostColumn.from_arrow(pa.array([], data_type))
-        sources: list[Any] = []
-        for leaf in out.output.sources:
-            if leaf.column is None:
-                sources.append(pa.scalar(leaf.text, data_type))
-                continue
-            column = columns[self._positions[leaf.column]]
-            if column.type != data_type:  # before the filter: Arrow has none for string views
-                column = HostColumn.from_arrow(column.to_arrow().cast(data_type))
-            sources.append((column if chosen is None else chosen.apply(column)).to_arrow())
-        if len(sources) == 1 and out.output.sources[0].column is None:
-            sources = [pa.repeat(sources[0], codes.length)]
-        return HostColumn.from_arrow(pc.choose(codes.to_arrow(), *sources))
-
 
 def _aligned(blocks: Sequence[InputBlock]) -> bool:
     """Return whether every block but the last is a multiple of 64 rows: tiles then start at whole bytes of bitmaps."""
@@ -357,45 +307,6 @@ def _plain_outputs(lowered: Lowered, layout: ProgramLayout) -> tuple[tuple[pa.Da
     ):
         return None
     return tuple((out.output.type, out.width_bytes) for out in layout.outputs)
-
-
-class _Selection:
-    """Which records a filter kept, applied to the columns that generated code does not move itself."""
-
-    def __init__(self, bitmap: HostBlock, num_rows: int) -> None:
-        self.kept = 0
-        self._bitmap = bitmap
-        self._num_rows = num_rows
-        self._mask: Any = None
-
-    def apply(self, column: HostColumn) -> HostColumn:
-        """Return the kept rows of a column of any type."""
-        if self.kept == self._num_rows:
-            return column
-        if self._mask is None:
-            buffer = pa.foreign_buffer(self._bitmap.address, (self._num_rows + 7) // 8, base=self._bitmap)
-            self._mask = pa.Array.from_buffers(pa.bool_(), self._num_rows, [None, buffer])
-        array = column.to_arrow()
-        try:
-            return HostColumn.from_arrow(array.filter(self._mask))
-        except pa.ArrowNotImplementedError:  # run-end encoding, for one, has no filter kernel
-            return HostColumn.from_arrow(array.take(pc.indices_nonzero(self._mask)))
-
-
-def _moved_views(
-    source: HostColumn, views: HostBlock, bitmap: HostBlock | None, length: int, nulls: int
-) -> HostColumn:
-    """Return a column of views that were moved, over the buffers that they point into."""
-    sizes = [0 if buffer is None else buffer.size for buffer in source.to_arrow().buffers()[2:]]
-    validity = bitmap.address if bitmap is not None and nulls else 0
-    return HostColumn.from_buffers(
-        source.type,
-        length,
-        (validity, views.address, *source.addresses[2:]),
-        ((length + 7) // 8, 16 * length, *sizes),
-        nulls,
-        (views, bitmap, source),
-    )
 
 
 def _signed(value: int) -> int:
@@ -449,7 +360,7 @@ def _filler(owner: CpuProgram, layout: ColumnLayout) -> Filler:
         index_width = layout.type.index_type.bit_width // 8
 
         def dictionary(column: HostColumn, slots: list[int], keep: list[object]) -> None:
-            column = _without_null_entries(column)
+            column = without_null_entries(column)
             keep.append(column)
             validity, indices = column.addresses[:2]
             offset = column.offset
@@ -484,13 +395,3 @@ def _filler(owner: CpuProgram, layout: ColumnLayout) -> Filler:
         _string_slots(column, slots, keep)
 
     return string
-
-
-def _without_null_entries(column: HostColumn) -> HostColumn:
-    """Return a dictionary column whose nulls are all in its indices."""
-    if not column.dictionary.null_count:
-        return column
-    array = column.to_arrow()
-    plain = array.cast(array.type.value_type)
-    encoded = plain.dictionary_encode()
-    return HostColumn.from_arrow(encoded.cast(array.type))

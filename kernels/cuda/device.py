@@ -1,0 +1,114 @@
+"""What programs need of a GPU: memory, copies, kernels and streams, behind one protocol.
+
+``emulated`` and ``gpu`` implement it; everything above works on addresses and is the same code for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from dataflare.kernels.cuda.ptx import KernelImage
+from dataflare.kernels.llvm.target import Target
+
+__all__ = ["ALIGNMENT_BYTES", "DeviceBackend", "DeviceBlock", "MemoryInfo", "Piece", "pieces"]
+
+ALIGNMENT_BYTES = 256
+"""What each block and each column in it begins at a multiple of."""
+
+
+class MemoryInfo(NamedTuple):
+    """Memory of a device in bytes: what can be had now, blocks that lie idle in the pool included, and all there is."""
+
+    free_bytes: int
+    total_bytes: int
+
+
+class DeviceBlock(Protocol):
+    """Memory of a device, given back to its pool when nobody holds this object."""
+
+    address: int
+    nbytes: int
+
+
+class DeviceBackend(Protocol):
+    """One GPU. Thread-safe; work on one stream is done in order, streams do not wait for each other.
+
+    Copies and launches return at once where the device allows it; `synchronize` waits for them.
+    """
+
+    name: str
+    """"cuda:0", "cuda:emulated" and so on."""
+    target: Target
+    """What code for this device is made for."""
+    resident_blocks: int
+    """How many blocks of 256 threads keep the device busy."""
+
+    def stream(self) -> Any:
+        """Return a stream of this device for the calling thread."""
+        ...
+
+    def acquire(self, nbytes: int) -> DeviceBlock:
+        """Return a block of memory; its content is whatever was there.
+
+        Raises
+        ------
+        DeviceMemoryError
+            If the device has not so much left.
+        """
+        ...
+
+    def release_idle(self) -> None:
+        """Give idle blocks of the pool back to the device."""
+        ...
+
+    def upload(self, address: int, host_address: int, nbytes: int, stream: Any) -> None:
+        """Copy bytes of host memory, which may be used again at once, to the device."""
+        ...
+
+    def download(self, host_address: int, address: int, nbytes: int, stream: Any) -> None:
+        """Copy bytes of the device to host memory, which holds them after `synchronize`."""
+        ...
+
+    def zero(self, address: int, nbytes: int, stream: Any) -> None:
+        """Set bytes of the device to zero."""
+        ...
+
+    def load(self, image: KernelImage) -> Any:
+        """Return a kernel of this device."""
+        ...
+
+    def launch(self, kernel: Any, blocks: int, threads: int, arguments: bytes, stream: Any) -> None:
+        """Run a kernel on ``blocks`` of ``threads`` with its argument block.
+
+        Raises
+        ------
+        DeviceFaultError
+            If the kernel did what the device stops at.
+        """
+        ...
+
+    def synchronize(self, stream: Any) -> None:
+        """Wait until the work on a stream is done."""
+        ...
+
+    def memory(self) -> MemoryInfo:
+        """Return how much memory the device has."""
+        ...
+
+
+class Piece(NamedTuple):
+    """A part of a block: where it begins, in bytes from the start, and its size."""
+
+    offset: int
+    nbytes: int
+
+
+def pieces(sizes: Sequence[int]) -> tuple[list[Piece], int]:
+    """Return where parts of these sizes lie in one block, each aligned, and the size of the block."""
+    found = []
+    offset = 0
+    for nbytes in sizes:
+        found.append(Piece(offset, nbytes))
+        offset += -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+    return found, max(offset, ALIGNMENT_BYTES)
