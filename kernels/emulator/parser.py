@@ -367,7 +367,9 @@ class _Body:
             self._tokens.take()
             base = self._operand()
             offset = 0
-            if self._tokens.accept("+") or self._tokens.next == "-":
+            if isinstance(base, Address):  # a name and an offset, which are an operand without brackets too
+                base, offset = base.base, base.offset_bytes
+            elif self._tokens.accept("+") or self._tokens.next == "-":
                 offset = self._tokens.integer()
             self._tokens.take("]")
             if isinstance(base, (Address, Vector)):

@@ -75,6 +75,8 @@ class _Scheduler:
         while True:
             if not self._heap and not self._release():
                 return
+            if self._at_barrier and self._steps % _PATIENCE_STEPS == 0:
+                self._release_barriers()  # for whom those that can go on may spin
             self._here, group = self._pick()
             lanes = None if len(group) == batch.count else group
             block = blocks[self._here]
