@@ -93,7 +93,8 @@ class EmulatedBackend(DeviceBackend):
     def download(self, host_address: int, address: int, nbytes: int, stream: Any) -> None:
         """Copy bytes from the emulated memory."""
         with self._lock:
-            ctypes.memmove(host_address, self._memory.copy_out(address, nbytes).ctypes.data, nbytes)
+            data = self._memory.view(address, nbytes)
+            ctypes.memmove(host_address, data.ctypes.data, nbytes)
 
     def zero(self, address: int, nbytes: int, stream: Any) -> None:
         """Set bytes of the emulated memory to zero."""
