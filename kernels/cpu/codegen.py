@@ -206,7 +206,9 @@ class _Function:
 
         For filters that compute little; where functions are called, a branch over dropped groups always pays. Here it
         saves columns that are not read, most of the memory traffic where few records are kept; where many are, it is
-        mispredicted for nothing, and asking ahead for all columns is right.
+        mispredicted for nothing, and asking ahead for all columns is right. The first block is taken to keep few: a
+        large batch comes in tiles, and reading all columns of the first block of each is the dearer mistake (a
+        filter that keeps 0.1 % of 10 M rows: from 7.6 to 6.9 ms on one thread).
         """
         code = self.code
         code.declare("declare i64 @llvm.umin.i64(i64, i64)")
@@ -238,7 +240,7 @@ class _Function:
         count = code.value(f"sub i64 {end}, {row}")
         code.add(f"{few_now} = icmp ult i64 {scaled}, {count}")
         code.add(f"{following} = add i64 {end}, 0")
-        code.lines.insert(phi, f"  {few} = phi i1 [ false, %{before} ], [ {few_now}, %{code.block} ]")
+        code.lines.insert(phi, f"  {few} = phi i1 [ true, %{before} ], [ {few_now}, %{code.block} ]")
         code.lines.insert(phi, f"  {row} = phi i64 [ 0, %{before} ], [ {following}, %{code.block} ]")
         code.add(f"br label %{head}")
         code.label(after)

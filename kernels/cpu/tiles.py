@@ -41,9 +41,10 @@ MOST_TILE_ROWS: Final = 32_768
 STREAMING_MIN_BYTES: Final = 4 * 2**20
 """Results of at least this size bypass the caches: they would only push out what is read next."""
 
+_LINE_BYTES: Final = 64
 _WORKER_FIELDS: Final = (
-    "kernel slots base strides arguments rows tile_rows outputs moves counters counted totals most_tiles first_tile "
-    "streaming order next_tile rows_in rows_out"
+    "kernel slots base strides arguments rows tile_rows shift outputs moves counters counted totals most_tiles "
+    "first_tile streaming order next_tile rows_in rows_out"
 ).split()
 
 
@@ -110,6 +111,7 @@ class TiledRun:
         self._results: list[tuple[HostBlock, HostBlock | None]] = []
         self._targets: list[int] = []
         self._block_arguments: list[tuple[Any, Any, Any]] = []
+        self._shifts: list[int] = []
         self._order = _line()
         # Not the workers themselves: they know the run, and a circle keeps its memory until the collector comes.
         self._tallies: list[Any] = []
@@ -171,10 +173,27 @@ class TiledRun:
                 slots += [0, 0] * len(self._layout.outputs)
                 strides += [0, 0] * len(self._layout.outputs)
             count = len(slots)
+            # Bits are read from whole bytes on, and an empty block has no tile that could be shorter.
+            as_it_is = self._in_place or 1 in strides or not block.num_rows
+            self._shifts.append(0 if as_it_is else self._shift(slots))
             self._block_arguments.append(
                 ((ctypes.c_uint64 * count)(*slots), (ctypes.c_int64 * count)(*strides), _line())
             )
             row += block.num_rows
+
+    def _shift(self, slots: Sequence[int]) -> int:
+        """Return by how many rows the first tile is shorter, so that the others begin on a cache line.
+
+        A group that lies across two lines costs both of them, in a filter that keeps few records twice what it needs
+        (10 M rows, 2 threads, Xeon Scalable: 0.1 and 1 % kept, from 4.1 and 6.4 to 3.7 and 5.0 ms). Large arrays of
+        NumPy begin 16 bytes into a page, all of them, so the first column speaks for the others.
+        """
+        for number in self._places:
+            column = self._layout.columns[number]
+            width_bytes = _strides(column)[-1] // 8
+            if column.form is ColumnForm.FIXED and width_bytes and not slots[column.data] % width_bytes:
+                return slots[column.data] % _LINE_BYTES // width_bytes
+        return 0
 
     def _input_strides(self) -> list[int]:
         strides = [0, 0]
@@ -237,6 +256,7 @@ class Worker:
         while left and self._block < len(run._blocks):
             base, strides, next_tile = run._block_arguments[self._block]
             num_rows = run._blocks[self._block].num_rows
+            shift = run._shifts[self._block]
             if self._base is None:
                 self._base = type(base).from_buffer_copy(base)
                 first_result = len(base) - len(self._scratch_slots)
@@ -245,6 +265,7 @@ class Worker:
                 base=ctypes.addressof(self._base),
                 strides=ctypes.addressof(strides),
                 rows=num_rows,
+                shift=shift,
                 first_tile=self._first_tile,
                 most_tiles=left,
                 next_tile=ctypes.addressof(next_tile),
@@ -256,7 +277,7 @@ class Worker:
             if left:  # the block has no tile left
                 self._block += 1
                 self._base = None
-                self._first_tile += -(-num_rows // run.tile_rows)
+                self._first_tile += -(-(num_rows + shift) // run.tile_rows)
         self._tally[0] += rows_out
         return rows_in, rows_out
 
@@ -338,6 +359,8 @@ def driver_text(target: Target) -> str:
 _TEMPLATE = """target triple = "{triple}"
 {declared}
 declare i32 @sched_yield()
+declare i64 @llvm.usub.sat.i64(i64, i64)
+declare i64 @llvm.umin.i64(i64, i64)
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 
 define internal void @move(ptr %to, ptr %from, i64 %bytes, i64 %streaming) alwaysinline {{
@@ -390,13 +413,15 @@ next:
   br i1 %enough, label %leave, label %take
 take:
   %tile = atomicrmw add ptr %next_tile.a, i64 1 monotonic
-  %start = mul i64 %tile, %tile_rows
+  %unshifted = mul i64 %tile, %tile_rows
+  %start = call i64 @llvm.usub.sat.i64(i64 %unshifted, i64 %shift)
   %gone = icmp uge i64 %start, %rows
   br i1 %gone, label %leave, label %tile_of
 tile_of:
-  %remaining = sub i64 %rows, %start
-  %short = icmp ult i64 %remaining, %tile_rows
-  %count = select i1 %short, i64 %remaining, i64 %tile_rows
+  %next_unshifted = add i64 %unshifted, %tile_rows
+  %next_start = sub i64 %next_unshifted, %shift
+  %end = call i64 @llvm.umin.i64(i64 %next_start, i64 %rows)
+  %count = sub i64 %end, %start
   br label %slot
 slot:
   %s = phi i64 [ 0, %tile_of ], [ %s.1, %slot ]

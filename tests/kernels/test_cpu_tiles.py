@@ -107,6 +107,29 @@ def test_threads_make_the_result_that_one_call_makes(
             assert mine.to_arrow().equals(theirs.to_arrow())
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64])
+@pytest.mark.parametrize("past_line_rows", [0, 1, 2, 7])
+def test_tiles_of_a_filter_begin_on_cache_lines(kind: type[np.integer[Any]], past_line_rows: int) -> None:
+    width_bytes = np.dtype(kind).itemsize
+    raw = np.empty(ROWS * width_bytes + 128, np.uint8)
+    first = -raw.ctypes.data % 64 + past_line_rows * width_bytes
+    numbers = raw[first : first + ROWS * width_bytes].view(kind)
+    numbers[:] = np.random.default_rng(6).integers(-100, 100, ROWS)
+    schema = pa.schema([pa.field("k", pa.from_numpy_dtype(kind))])
+    code = compile_cpu(build_program([FilterStage(lambda r: r.k > 90)], schema))
+    blocks = [
+        InputBlock((HostColumn.from_arrow(pa.array(part)),), len(part))
+        for part in (numbers[:100_000], numbers[100_000:100_000], numbers[100_000:])
+    ]
+    shared = code.share(blocks)
+    assert shared is not None
+    rows, _ = shared.worker().work(1)
+    assert (numbers.ctypes.data + rows * width_bytes) % 64 == 0
+    for threads in (1, 3):
+        result = share(code, blocks, threads, 40_000)
+        assert result.columns[0].to_arrow().to_numpy().tolist() == numbers[numbers > 90].tolist()
+
+
 def test_columns_that_are_carried_along_are_those_of_the_input() -> None:
     data = table()
     code = compile_cpu(build_program([WithColumnsStage(named=(("y", lambda r: r.x * 2),))], data.schema))
