@@ -11,7 +11,7 @@ from dataflare.kernels.llvm.emit import Code
 from dataflare.kernels.llvm.layout import ColumnForm
 from dataflare.kernels.udf.ir import StringLeaf, StringOp
 
-__all__ = ["result_bytes", "string_function", "string_globals"]
+__all__ = ["result_bits", "result_bytes", "string_function", "string_globals"]
 
 _LOAD = "align 1"
 
@@ -19,6 +19,11 @@ _LOAD = "align 1"
 def result_bytes(op: StringOp) -> int:
     """Return the bytes that one result takes."""
     return 8 if op.name == "length" else 1
+
+
+def result_bits(op: StringOp) -> int:
+    """Return the bits that one result takes where they are packed."""
+    return 64 if op.name == "length" else 1
 
 
 def string_globals(name: str, op: StringOp) -> list[str]:
