@@ -26,6 +26,8 @@ Test: TypeAlias = tuple[Any, ...]
 BLOCK: Final = 64
 """Code points that one block of classes covers."""
 MAX_CELLS: Final = 2**16
+MAX_REMEMBERED: Final = 128
+"""Code points before the end of a string that a slice may begin or end at: a state remembers something of each."""
 _CODE_POINTS: Final = 0x110000
 
 CLASSES_OF_TEXT: Final[Mapping[str, Callable[[str], bool]]] = {
@@ -37,7 +39,6 @@ CLASSES_OF_TEXT: Final[Mapping[str, Callable[[str], bool]]] = {
     "isspace": str.isspace,
 }
 """Methods that say whether a string is not empty and all of its code points are of one kind."""
-
 
 PARTS: Final = ("from", "first", "last", "before_last")
 """Methods that are slices: ``s[n:] s[:n] s[-n:] s[:-n]``."""
@@ -92,6 +93,8 @@ def automaton(methods: tuple[Test, ...], test: Test) -> Automaton:
     AutomatonError
         If the test depends on more than a finite automaton of a reasonable size can remember.
     """
+    if any(name in ("last", "before_last") and given[0] > MAX_REMEMBERED for name, *given in methods):
+        raise AutomatonError(f"it has to remember more than {MAX_REMEMBERED} characters")
     language = _TESTS[test[0]](*test)
     for method in reversed(methods):
         language = _METHODS[method[0]](language, *method)

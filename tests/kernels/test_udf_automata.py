@@ -131,6 +131,14 @@ def test_what_is_under_a_null_may_be_cut_short(run_on: Any) -> None:
     assert result.batch.column(0).to_pylist() == [True, None]
 
 
+def test_as_many_states_as_there_may_be(run_on: Any) -> None:
+    chance = random.Random(7)
+    texts = ["".join(chance.choices("ab", k=chance.randint(0, 40))) for _ in range(300)]
+    batch = pa.record_batch({"s": pa.array(texts)})
+    made = run_on("cpu", [MapStage(lambda r: {"x": r.s[:-14].endswith("a")})], batch).batch
+    assert made.column(0).to_pylist() == [t[:-14].endswith("a") for t in texts]
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
@@ -142,6 +150,7 @@ def test_what_is_under_a_null_may_be_cut_short(run_on: Any) -> None:
         (lambda r: {"x": r.s[-3:2] == "a"}, "begins counting at its end"),
         (lambda r: {"x": len(r.s.strip()) == 3}, r"what \.strip\(\) makes of a string can only be tested"),
         (lambda r: {"x": r.s[:-30].endswith("a")}, "remember too much"),
+        (lambda r: {"x": r.s[-1000000:] == "a"}, "remember more than 128 characters"),
         (lambda r: {"x": r.s.strip(r.t) == "a"}, "goes with a constant string"),
         (lambda r: {"x": r.s.isdigit(1)}, r"isdigit\(\) takes 0 arguments"),
     ],
