@@ -28,7 +28,10 @@ RECORD = "r"
 _CALLABLE = (abs, all, any, bool, float, int, len, max, min, round, sum)
 FUNCTIONS = {function.__name__: function for function in _CALLABLE}
 MATH_FUNCTIONS = frozenset(name for name in dir(math) if not name.startswith("_"))
-TEXT_METHODS = ("endswith", "find", "isdigit", "lower", "lstrip", "rstrip", "startswith", "strip", "upper")
+TEXT_METHODS = (
+    "casefold", "endswith", "find", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "islower", "isnumeric",
+    "isspace", "isupper", "lower", "lstrip", "rstrip", "startswith", "strip", "upper",
+)  # fmt: skip
 METHODS = frozenset((*TEXT_METHODS, "isoweekday", "total_seconds", "weekday"))
 FIELDS = frozenset(
     ("day", "days", "hour", "microsecond", "microseconds", "minute", "month", "second", "seconds", "year")

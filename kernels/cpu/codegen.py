@@ -2,7 +2,8 @@
 
 Two functions come out, ``dense`` for batches without nulls and ``nullable`` for the others, both
 ``i64 (ptr arguments)``: they return how many records they wrote. Rows are worked in vector groups, the last few
-one by one; where strings are compared, in tiles whose string results stay in L1.
+one by one; where strings are compared, in tiles whose string results stay in L1. Results for the entries of a
+dictionary come from a table and need no tile.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ class _Function:
         self.target = module.target
         self.lanes = group_lanes(lowered, module.target)
         self.code = Code()
-        self.ops = string_ops(lowered)
+        self.tiled_ops = tuple(op for op in string_ops(lowered) if self._dictionary_column(op) is None)
         self.tiles: dict[StringOp, str] = {}
         self.reader = Reader(self.code, is_busy=lowered.keep is not None or _has_calls(lowered))
         self._skips = True
@@ -181,7 +182,7 @@ class _Function:
         room = code.value(f"call i64 @llvm.usub.sat.i64(i64 {rows}, i64 {margin})")
         code.declare("declare i64 @llvm.usub.sat.i64(i64, i64)")
         vector_end = code.value(f"and i64 {room}, {-lanes}")
-        if self.ops:
+        if self.tiled_ops:
             self._tiled(rows, vector_end)
         else:
             if _is_cheap_filter(self.lowered):
@@ -271,7 +272,7 @@ class _Function:
         """Emit a loop over tiles: the string operations of a tile first, then its groups."""
         code = self.code
         code.declare("declare i64 @llvm.umin.i64(i64, i64)")
-        for op in self.ops:
+        for op in self.tiled_ops:
             size = strings.result_bytes(op) * (TILE_ROWS + self.lanes)
             name = code.name("tile")
             code.entry.append(f"  {name} = alloca [{size} x i8], align 64")
@@ -287,7 +288,7 @@ class _Function:
         full = code.value(f"add i64 {row}, {TILE_ROWS}")
         end = code.value(f"call i64 @llvm.umin.i64(i64 {full}, i64 {rows})")
         count = code.value(f"sub i64 {end}, {row}")
-        for op in self.ops:
+        for op in self.tiled_ops:
             self._string_results(op, row, count)
         groups_end = code.value(f"call i64 @llvm.umin.i64(i64 {end}, i64 {vector_end})")
         last = self._rows_loop("vector", self.lanes, row, groups_end, row)
@@ -303,10 +304,6 @@ class _Function:
         columns = [
             self.layout.columns[leaf.column] if leaf.column is not None else None for leaf in op.leaves
         ]
-        only = next(c for c in columns if c is not None)
-        if only.form is ColumnForm.DICTIONARY:
-            self._dictionary_results(op, only, row, count)
-            return
         forms = tuple(None if c is None else c.form for c in columns)
         name = self.module.string_function(op, forms, nullable=self.name == "nullable")
         slots = []
@@ -317,44 +314,12 @@ class _Function:
             f"call void @{name}(ptr {slots[0]}, ptr {slots[1]}, i64 {row}, i64 {count}, ptr {self.tiles[op]})"
         )
 
-    def _dictionary_results(self, op: StringOp, column: ColumnLayout, row: str, count: str) -> None:
-        """Look the result of each row's dictionary entry up; an index under a null may be anything."""
-        code = self.code
-        table = self.reader.pointer(column.data + 1 + column.tables.index(op))
-        width = "i64" if strings.result_bytes(op) == 8 else "i8"
-        index_type = f"i{column.type.index_type.bit_width}"
-        before, head, after = code.block, code.fresh_label("lookup"), code.fresh_label("looked")
-        index, following = code.name("k"), code.name("k")
-        code.add(f"br label %{head}")
-        code.label(head)
-        phi = len(code.lines)
-        here = code.value(f"add i64 {row}, {index}")
-        address = code.value(
-            f"getelementptr {index_type}, ptr {self.reader.pointer(column.data)}, i64 {here}"
-        )
-        entry = code.value(f"load {index_type}, ptr {address}, align 1")
-        if index_type != "i64":
-            extend = "zext" if pa.types.is_unsigned_integer(column.type.index_type) else "sext"
-            entry = code.value(f"{extend} {index_type} {entry} to i64")
-        if self.name == "nullable":
-            valid = self.reader.bit(column.validity, here)
-            entry = code.value(f"select i1 {valid}, i64 {entry}, i64 0")
-        source = code.value(f"getelementptr {width}, ptr {table}, i64 {entry}")
-        value = code.value(f"load {width}, ptr {source}, align 1")
-        target = code.value(f"getelementptr {width}, ptr {self.tiles[op]}, i64 {index}")
-        code.add(f"store {width} {value}, ptr {target}, align 1")
-        code.add(f"{following} = add i64 {index}, 1")
-        code.lines.insert(phi, f"  {index} = phi i64 [ 0, %{before} ], [ {following}, %{head} ]")
-        more = code.value(f"icmp ult i64 {following}, {count}")
-        code.add(f"br i1 {more}, label %{head}, label %{after}")
-        code.label(after)
-
     # ----------------------------------------------------------------------------------- what a group reads
 
     def _group(self, lanes: int, row: str, tile: str) -> None:
         def load(emitter: Emitter, node: Node) -> str:
             if node.op == "string_op":
-                return self._read_tile(emitter, node.attr, row, tile)
+                return self._string_result(emitter, node.attr, row, tile)
             column = self.layout.columns[node.attr]
             if node.op == "valid":
                 return self.reader.bits(emitter, column.validity, row)
@@ -370,11 +335,17 @@ class _Function:
         else:
             self._write_kept(emitter, row)
 
-    def _read_tile(self, emitter: Emitter, op: StringOp, row: str, tile: str) -> str:
+    def _dictionary_column(self, op: StringOp) -> ColumnLayout | None:
+        """Return the column whose entries an operation has been done for before the loop, None if it is not so."""
+        column = next(self.layout.columns[leaf.column] for leaf in op.leaves if leaf.column is not None)
+        return column if column.form is ColumnForm.DICTIONARY else None
+
+    def _string_result(self, emitter: Emitter, op: StringOp, row: str, tile: str) -> str:
         code = self.code
-        only = next(self.layout.columns[leaf.column] for leaf in op.leaves if leaf.column is not None)
-        if only.form is ColumnForm.DICTIONARY and emitter.lanes > 1:
-            self.reader.prefetch_indices(only, emitter.lanes, row, TILE_ROWS)
+        column = self._dictionary_column(op)
+        if column is not None:
+            table, bits = column.data + 1 + column.tables.index(op), strings.result_bits(op)
+            return self.reader.looked_up(emitter, column, table, bits, row, nullable=self.name == "nullable")
         element = "i64" if strings.result_bytes(op) == 8 else "i8"
         index = code.value(f"sub i64 {row}, {tile}")
         address = code.value(f"getelementptr {element}, ptr {self.tiles[op]}, i64 {index}")

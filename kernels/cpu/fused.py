@@ -28,7 +28,7 @@ from dataflare.kernels.llvm.layout import (
     fixed_width_bytes,
 )
 from dataflare.kernels.llvm.results import ResultColumns, Selection, WrittenBlocks
-from dataflare.kernels.llvm.strings import result_bytes
+from dataflare.kernels.llvm.strings import result_bits, result_bytes
 from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.dictionaries import without_null_entries
@@ -169,11 +169,23 @@ class CpuProgram:
         address = ctypes.addressof(buffer)
         function = self._loaded.function(self._generated.dictionary_functions[op], jit.STRING_KERNEL)
         function(address, address, 0, rows, block.address)
+        if result_bits(op) == 1:
+            block = _packed(block, max(1, rows))
         with self._lock:
             if len(self._dictionary_results) >= 64:
                 self._dictionary_results.clear()
             self._dictionary_results[key] = (dictionary, block)
         return block
+
+
+def _packed(flags: HostBlock, count: int) -> HostBlock:
+    """Return a flag a byte as bits, in whole words of 32."""
+    source = pa.foreign_buffer(flags.address, count, base=flags)
+    bits = pa.Array.from_buffers(pa.uint8(), count, [None, source]).cast(pa.bool_()).buffers()[1]
+    assert bits is not None
+    block = default_pool().acquire(-(-count // 32) * 4)
+    ctypes.memmove(block.address, bits.address, (count + 7) // 8)
+    return block
 
 
 class _Variant:

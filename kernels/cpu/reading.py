@@ -1,10 +1,13 @@
 """How generated code reads the columns of a batch: values, bits, and what it asks for ahead of time.
 
 ``Reader`` belongs to one function: it reads a group of records or a single one from the columns that the slots of its
-argument block point to. Strings are read in ``strings``.
+argument block point to; of a dictionary column what a table of results holds for its entries. Strings are read in
+``strings``.
 """
 
 from __future__ import annotations
+
+import pyarrow as pa
 
 from dataflare.kernels.llvm.arguments import Arguments
 from dataflare.kernels.llvm.emit import Code, Emitter
@@ -79,17 +82,54 @@ class Reader(Arguments):
         narrow = code.value(f"trunc i{2 * lanes} {wide} to i{lanes}")
         return code.value(f"bitcast i{lanes} {narrow} to <{lanes} x i1>")
 
-    def prefetch_indices(self, column: ColumnLayout, lanes: int, row: str, distance_rows: int) -> None:
-        """Ask for the indices of a dictionary column ``distance_rows`` ahead, where the next tile of a loop begins.
+    def looked_up(
+        self, emitter: Emitter, column: ColumnLayout, table: int, bits: int, row: str, *, nullable: bool
+    ) -> str:
+        """Return what the table at slot ``table`` holds for the dictionary entries of a group of records.
 
-        From 2.0 to 1.7 ns a row for a `startswith` that keeps a tenth of 6 M rows, on one thread. Offsets of plain
-        strings are not asked for: beside their bytes that costs more than it saves.
+        ``bits`` is 1 for a table of flags, 32 to a word, so that those of a thousand entries are two cache lines, and
+        64 for one of integers. An index under a null may be anything and is taken as 0. (Two threads, 10 M rows, a
+        `startswith` on 1,000 entries that keeps a tenth: 6.9 ms, where results were put in tiles one by one 11.3 ms.)
         """
         code = self.code
-        code.declare("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-        width_bits = column.type.index_type.bit_width
-        later = code.value(f"add i64 {row}, {distance_rows}")
-        address = code.value(f"getelementptr i{width_bits}, ptr {self.pointer(column.data)}, i64 {later}")
-        for line in range(0, lanes * width_bits // 8, _LINE_BYTES):
-            here = code.value(f"getelementptr i8, ptr {address}, i64 {line}")
-            code.add(f"call void @llvm.prefetch.p0(ptr {here}, i32 0, i32 3, i32 1)")
+        index = column.type.index_type
+        element = f"i{index.bit_width}"
+        entries = self.fixed(emitter, column, element, row)
+        # Places in an array are signed: an entry of 32 unsigned bits may not be one, the number of its word is.
+        is_place = bits == 1 or pa.types.is_signed_integer(index)
+        wide = "i32" if index.bit_width < 32 or (index.bit_width == 32 and is_place) else "i64"
+        kind = emitter.type_of(wide)
+        if element != wide:  # indices are never negative
+            entries = code.value(f"zext {emitter.type_of(element)} {entries} to {kind}")
+        if nullable:
+            valid = self.bits(emitter, column.validity, row)
+            flags = emitter.type_of("i1")
+            entries = code.value(
+                f"select {flags} {valid}, {kind} {entries}, {kind} {emitter.splat(wide, '0')}"
+            )
+        if bits == 64:
+            return self._gathered(emitter, table, "i64", wide, entries)
+        places = code.value(f"lshr {kind} {entries}, {emitter.splat(wide, '5')}")
+        words, word = self._gathered(emitter, table, "i32", wide, places), emitter.type_of("i32")
+        if wide != "i32":
+            entries = code.value(f"trunc {kind} {entries} to {word}")
+        shift = code.value(f"and {word} {entries}, {emitter.splat('i32', '31')}")
+        words = code.value(f"lshr {word} {words}, {shift}")
+        return code.value(f"trunc {word} {words} to {emitter.type_of('i1')}")
+
+    def _gathered(self, emitter: Emitter, slot: int, element: str, index: str, places: str) -> str:
+        """Return the elements at ``places`` of the array at ``slot``; CPUs without gathers load them one by one."""
+        code, lanes, vector = self.code, emitter.lanes, emitter.type_of(element)
+        pointers = emitter.type_of("ptr")
+        addresses = code.value(
+            f"getelementptr {element}, ptr {self.pointer(slot)}, {emitter.type_of(index)} {places}"
+        )
+        alignment = int(element[1:]) // 8
+        if lanes == 1:
+            return code.value(f"load {element}, ptr {addresses}, align {alignment}")
+        gather = f"@llvm.masked.gather.v{lanes}{element}.v{lanes}p0"
+        code.declare(f"declare {vector} {gather}({pointers}, i32, <{lanes} x i1>, {vector})")
+        return code.value(
+            f"call {vector} {gather}({pointers} {addresses}, i32 {alignment}, <{lanes} x i1> splat (i1 true), "
+            f"{vector} poison)"
+        )

@@ -1,29 +1,35 @@
 """LLVM loops over the bytes of strings: one function for each operation and form of column.
 
 ``void @name(ptr column slots, ptr other slots, i64 first row, i64 rows, ptr results)`` writes one byte a row (a
-flag) or one int64 (a length). The fused loop calls it for a tile; for a dictionary column it runs once over the
-distinct values.
+flag) or one int64 (a length, a place). The fused loop calls it for a tile; for a dictionary column it runs once over
+the distinct values.
 """
 
 from __future__ import annotations
 
+from dataflare.kernels.llvm.automata import automaton_globals, emit_automaton
 from dataflare.kernels.llvm.emit import Code
 from dataflare.kernels.llvm.layout import ColumnForm
 from dataflare.kernels.udf.ir import StringLeaf, StringOp
 
-__all__ = ["result_bytes", "string_function", "string_globals"]
+__all__ = ["result_bits", "result_bytes", "string_function", "string_globals"]
 
 _LOAD = "align 1"
 
 
 def result_bytes(op: StringOp) -> int:
     """Return the bytes that one result takes."""
-    return 8 if op.name == "length" else 1
+    return 8 if op.gives_integers else 1
+
+
+def result_bits(op: StringOp) -> int:
+    """Return the bits that one result takes where they are packed."""
+    return 64 if op.gives_integers else 1
 
 
 def string_globals(name: str, op: StringOp) -> list[str]:
     """Return the constants that a string function reads."""
-    lines = []
+    lines = [] if op.automaton is None else automaton_globals(name, op.automaton)
     for position, leaf in enumerate(op.leaves):
         if leaf.text is not None:
             data = leaf.text.encode()
@@ -53,8 +59,8 @@ def string_function(
     code.lines.append("  %row = add i64 %first, %i")
     for position, (leaf, form) in enumerate(zip(op.leaves, forms, strict=True)):
         pointers.append(_string_at(code, name, position, leaf, form, nullable=nullable))
-    result = _operation(code, op, pointers)
-    width, store = ("i64", result) if op.name == "length" else ("i8", code.value(f"zext i1 {result} to i8"))
+    result = _operation(code, name, op, pointers)
+    width, store = ("i64", result) if op.gives_integers else ("i8", code.value(f"zext i1 {result} to i8"))
     code.add(f"%address = getelementptr {width}, ptr %out, i64 %i")
     code.add(f"store {width} {store}, ptr %address, align {result_bytes(op)}")
     code.add("%next = add i64 %i, 1")
@@ -134,18 +140,21 @@ def _view_at(code: Code, a: str, *, nullable: bool) -> tuple[str, str]:
     return pointer, code.value(f"zext i32 {size} to i64")
 
 
-def _operation(code: Code, op: StringOp, strings: list[tuple[str, str]]) -> str:
+def _operation(code: Code, name: str, op: StringOp, strings: list[tuple[str, str]]) -> str:
     if op.name == "length":
         return _length(code, *strings[0])
+    if op.automaton is not None:
+        return emit_automaton(code, name, op.automaton, *strings[0])
     (a, a_size), (b, b_size) = strings
     if op.name == "lt":
         return _less(code, a, a_size, b, b_size)
-    if op.name == "contains":
+    if op.name in ("contains", "find"):
         code.declare("declare ptr @memmem(ptr, i64, ptr, i64) #1")
         found = code.value(f"call ptr @memmem(ptr {a}, i64 {a_size}, ptr {b}, i64 {b_size})")
         empty = code.value(f"icmp eq i64 {b_size}, 0")
         hit = code.value(f"icmp ne ptr {found}, null")
-        return code.value(f"or i1 {empty}, {hit}")
+        hit = code.value(f"or i1 {empty}, {hit}")
+        return hit if op.name == "contains" else _place(code, a, found, empty, hit)
     fits = code.value(f"icmp {'eq' if op.name == 'eq' else 'uge'} i64 {a_size}, {b_size}")
     before, compare, done = code.block, code.fresh_label("compare"), code.fresh_label("done")
     code.add(f"br i1 {fits}, label %{compare}, label %{done}")
@@ -171,6 +180,17 @@ def _less(code: Code, a: str, a_size: str, b: str, b_size: str) -> str:
     same = code.value(f"icmp eq i32 {difference}, 0")
     prefix = code.value(f"and i1 {same}, {shorter}")
     return code.value(f"or i1 {below}, {prefix}")
+
+
+def _place(code: Code, text: str, found: str, empty: str, hit: str) -> str:
+    """Return how many code points are before ``found``; -1 where it is not, 0 where what is sought is empty."""
+    start, end = (code.value(f"ptrtoint ptr {pointer} to i64") for pointer in (text, found))
+    before = code.value(f"sub i64 {end}, {start}")
+    nowhere = code.value(f"xor i1 {hit}, true")
+    skips = code.value(f"or i1 {empty}, {nowhere}")
+    before = code.value(f"select i1 {skips}, i64 0, i64 {before}")
+    place = _length(code, text, before)
+    return code.value(f"select i1 {hit}, i64 {place}, i64 -1")
 
 
 def _length(code: Code, text: str, size: str) -> str:

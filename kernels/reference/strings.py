@@ -31,14 +31,14 @@ def find(text: str, part: str) -> np.int64:
     return np.int64(text.find(part))
 
 
-def is_digit(text: str) -> bool:
-    """Return ``s.isdigit()``."""
-    return text.isdigit()
-
-
 def lower(text: str) -> str:
     """Return ``s.lower()``."""
     return text.lower()
+
+
+def fold_case(text: str) -> str:
+    """Return ``s.casefold()``."""
+    return text.casefold()
 
 
 def upper(text: str) -> str:
@@ -61,10 +61,23 @@ def strip_right(text: str, characters: str | None = None) -> str:
     return text.rstrip(characters)
 
 
+_QUESTIONS: tuple[Callable[[str], bool], ...] = (
+    str.isalnum,
+    str.isalpha,
+    str.isascii,
+    str.isdecimal,
+    str.isdigit,
+    str.islower,
+    str.isnumeric,
+    str.isspace,
+    str.isupper,
+)
+
 STRING_METHODS: dict[str, Callable[..., Any]] = {
+    **{question.__name__: question for question in _QUESTIONS},
+    "casefold": fold_case,
     "endswith": ends_with,
     "find": find,
-    "isdigit": is_digit,
     "lower": lower,
     "lstrip": strip_left,
     "rstrip": strip_right,

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from dataflare.kernels.dtypes import BOOL, FLOAT32, FLOAT64, INT64, ValueType
-from dataflare.kernels.udf import arithmetic, comparison, sequences, temporal, text
+from dataflare.kernels.udf import arithmetic, comparison, derived, sequences, temporal, text
 from dataflare.kernels.udf.ir import Node
 from dataflare.kernels.udf.scope import Scope
-from dataflare.kernels.udf.values import NULL, Constant, Group, Scalar, Text, Value, describe
+from dataflare.kernels.udf.values import NULL, Constant, Derived, Group, Scalar, Text, Value, describe
 
 __all__ = ["FUNCTIONS", "call_method", "call_object"]
 
@@ -286,6 +286,8 @@ def _bool(scope: Scope, args: list[Value]) -> Value:
         return NULL
     if isinstance(args[0], Constant):
         return Constant(bool(args[0].value))
+    if isinstance(args[0], Derived):
+        return derived.test(scope, args[0], ("at_least", 1))
     x = scope.operand(args[0])
     bare = Text(x.sources, x.code) if isinstance(x, Text) else Scalar(x.type, x.node)
     return Scalar(BOOL, scope.truth(bare), x.valid)
@@ -467,8 +469,8 @@ def call_method(scope: Scope, owner: Value, name: str, args: list[Value]) -> Val
             f"the method .{name}() of an object of class {type(owner.value).__name__} is not available",
             "write a function of the numbers it needs; attributes of the object may be read",
         )
-    value = scope.operand(owner)
-    if isinstance(value, Text):
+    value = owner if isinstance(owner, Derived) else scope.operand(owner)
+    if isinstance(value, Text | Derived):
         return _string_method(scope, value, name, args)
     if name in temporal.METHODS.get(value.type.kind, ()):
         _count(scope, name, args, 0)
@@ -488,12 +490,23 @@ def call_method(scope: Scope, owner: Value, name: str, args: list[Value]) -> Val
     )
 
 
-def _string_method(scope: Scope, value: Text, name: str, args: list[Value]) -> Value:
-    if name not in ("startswith", "endswith"):
+def _string_method(scope: Scope, value: Text | Derived, name: str, args: list[Value]) -> Value:
+    if name in derived.CHANGES:
+        return derived.change(scope, value, name, args)
+    if name in derived.QUESTIONS:
+        _count(scope, name, args, 0)
+        return derived.test(scope, value, (name,))
+    if name not in ("startswith", "endswith", "find"):
         scope.fail(
-            f"the string method .{name}() is not available; strings have == != < in len() .startswith() .endswith()"
+            f"the string method .{name}() is not available; strings have == != < in len() .startswith() .endswith() "
+            ".find() .isdigit(), and .lower() .upper() .strip() and slices before a test"
         )
     _count(scope, name, args, 1)
+    if name == "find":
+        whole, sought = scope.operand(value), scope.operand(args[0])
+        if not isinstance(whole, Text) or not isinstance(sought, Text):
+            scope.fail(f".find() needs a string and got {describe(args[0])}", "")
+        return text.find(scope, whole, sought)
     candidates = [args[0]]
     if isinstance(args[0], Constant) and isinstance(args[0].value, tuple):
         candidates = [Constant(x) for x in args[0].value]
@@ -502,6 +515,10 @@ def _string_method(scope: Scope, value: Text, name: str, args: list[Value]) -> V
     result = scope.graph.false
     valid = value.valid
     for candidate in candidates:
+        if isinstance(value, Derived):
+            passes = derived.test_literal(scope, value, name, candidate)
+            result = scope.graph.op("or", BOOL, result, passes.node)
+            continue
         affix = scope.operand(candidate)
         if not isinstance(affix, Text):
             scope.fail(f".{name}() needs a string and got {describe(affix)}", "")

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from dataflare.kernels.dtypes import BOOL, INT64, UINT64, ValueType
-from dataflare.kernels.udf import temporal, text
+from dataflare.kernels.udf import derived, temporal, text
 from dataflare.kernels.udf.arithmetic import float_type
 from dataflare.kernels.udf.ir import Node
 from dataflare.kernels.udf.scope import Scope
 from dataflare.kernels.udf.values import (
     NULL,
     Constant,
+    Derived,
     Group,
     JoinError,
     Scalar,
@@ -53,6 +54,8 @@ def compare(scope: Scope, op: str, left: Value, right: Value) -> Value:
             return Constant(bool(_PYTHON[op](left.value, right.value)))
         except TypeError as error:
             scope.fail(str(error))
+    if isinstance(left, Derived) or isinstance(right, Derived):
+        return derived.compare(scope, op, left, right)
     left, right = _spread_tuple(left, right), _spread_tuple(right, left)
     if isinstance(left, Group) and isinstance(right, Group) and op in ("==", "!="):
         return _compare_groups(scope, op, left, right)
@@ -175,6 +178,8 @@ def contains(scope: Scope, item: Value, container: Value) -> Value:
     """Return ``item in container``: a substring, or membership in a collection known now."""
     if item == NULL:
         return NULL
+    if isinstance(container, Derived):
+        return derived.test_literal(scope, container, "contains", item)
     if isinstance(container, Constant) and isinstance(container.value, str):
         container = scope.operand(container)
     if isinstance(container, Text):
@@ -200,7 +205,7 @@ def contains(scope: Scope, item: Value, container: Value) -> Value:
         scope.fail(f"`in` {describe(container)} is not available", "use a tuple, list or set of constants")
     if isinstance(item, Group) and item.names is None:
         return _contains_tuple(scope, item, candidates)
-    operand = scope.operand(item)
+    operand = item if isinstance(item, Derived) else scope.operand(item)
     result = scope.graph.false
     valid = operand.valid
     for candidate in candidates:
@@ -231,8 +236,8 @@ def _contains_tuple(scope: Scope, item: Group, candidates: tuple[Value, ...]) ->
     return result
 
 
-def _comparable(operand: Scalar | Text, value: Any) -> bool:
-    if isinstance(operand, Text):
+def _comparable(operand: Scalar | Text | Derived, value: Any) -> bool:
+    if isinstance(operand, Text | Derived):
         return isinstance(value, str)
     if operand.type.is_temporal:
         return isinstance(value, datetime.date | datetime.timedelta | datetime.time | np.datetime64)

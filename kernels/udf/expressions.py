@@ -6,11 +6,12 @@ import ast
 
 from dataflare.kernels.dtypes import BOOL
 from dataflare.kernels.errors import ColumnNotFoundError, nearest
-from dataflare.kernels.udf import arithmetic, comparison, sequences, temporal
+from dataflare.kernels.udf import arithmetic, comparison, derived, sequences, temporal
 from dataflare.kernels.udf.frame import MAX_UNROLLED, Frame
 from dataflare.kernels.udf.values import (
     NULL,
     Constant,
+    Derived,
     Group,
     LocalFunction,
     Scalar,
@@ -147,6 +148,8 @@ class Expressions(Frame):
         table = sequences.constant_table(owner)
         if table is not None:
             return sequences.look_up(self.scope, table, index)
+        if isinstance(owner, Text | Derived) and isinstance(index, Constant) and type(index.value) is int:
+            return derived.character(self.scope, owner, index.value)
         self.scope.operand(owner)  # says it where a column is of a type that functions cannot touch
         self.scope.fail(f"{describe(owner)} cannot be indexed here")
 
@@ -161,6 +164,8 @@ class Expressions(Frame):
             return Constant(owner.value[chosen])
         if isinstance(owner, Group) and owner.names is None:
             return Group(owner.items[chosen])
+        if isinstance(owner, Text | Derived):
+            return derived.part(self.scope, owner, chosen)
         self.scope.operand(owner)  # says it where a column is of a type that functions cannot touch
         self.scope.fail(f"slices of {describe(owner)} cannot be compiled")
 
@@ -180,6 +185,9 @@ class Expressions(Frame):
             return NULL
         if isinstance(value, Constant):
             return Constant(not value.value)
+        if isinstance(value, Derived):
+            some = derived.test(self.scope, value, ("at_least", 1))
+            return Scalar(BOOL, self.graph.negate(some.node), some.valid)
         operand = self.scope.operand(value)
         bare = (
             Text(operand.sources, operand.code)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dataflare.kernels.dtypes import BOOL, INT64, ValueType
+from dataflare.kernels.udf.automata import Automaton
 
 __all__ = ["Graph", "Loop", "Node", "StringLeaf", "StringOp", "nodes_of", "to_text"]
 
@@ -60,10 +61,19 @@ class StringLeaf:
 
 @dataclass(frozen=True, slots=True)
 class StringOp:
-    """An operation on strings that gives a number: ``name`` is eq lt le startswith endswith contains length."""
+    """An operation on strings that gives a number: ``name`` is eq lt startswith endswith contains length find matches.
+
+    ``matches`` says whether a string passes the test of ``automaton``.
+    """
 
     name: str
     leaves: tuple[StringLeaf, ...]
+    automaton: Automaton | None = None
+
+    @property
+    def gives_integers(self) -> bool:
+        """Whether results are int64, not flags."""
+        return self.name in ("length", "find")
 
 
 @dataclass(slots=True, eq=False)
@@ -126,7 +136,7 @@ class Graph:
 
     def string_op(self, op: StringOp) -> Node:
         """Return the result of an operation on strings; of a null string it is undefined."""
-        return self._make("string_op", INT64 if op.name == "length" else BOOL, (), op, op, 0)
+        return self._make("string_op", INT64 if op.gives_integers else BOOL, (), op, op, 0)
 
     def new_loop(self, depth: int) -> Loop:
         """Begin a loop whose variables live at nesting depth ``depth`` (1 for an outermost loop)."""
@@ -333,7 +343,8 @@ def to_text(roots: Iterable[tuple[str, Node]], column_names: tuple[str, ...] = (
             arguments = column(node.attr)
         elif node.op == "string_op":
             leaves = [repr(x.text) if x.column is None else column(x.column) for x in node.attr.leaves]
-            arguments = f"{node.attr.name} " + ", ".join(leaves)
+            name_of_op = node.attr.name if node.attr.automaton is None else node.attr.automaton.shown
+            arguments = f"{name_of_op} " + ", ".join(leaves)
         elif node.op == "loop_out":
             arguments += f".{node.attr}"
         elif node.attr is not None:

@@ -35,6 +35,7 @@ from dataflare.kernels.udf.stages import (
 from dataflare.kernels.udf.values import (
     NULL,
     Constant,
+    Derived,
     Group,
     LocalFunction,
     Opaque,
@@ -337,11 +338,14 @@ def _with_columns(scope: Scope, stage: WithColumnsStage, record: Group, keep: No
         new.update(zip(added.names, added.items, strict=True))
     for name, fn in stage.named:
         value = lower_function(scope, fn, record, keep)
-        if isinstance(value, Group):
+        if isinstance(value, Group | Derived):
             source = function_ast(fn)
             scope.sources.append(source)
             scope.position = source.node
-            scope.fail(f"column {name!r} gets {describe(value)}", "return one value")
+            way_out = (
+                "return one value" if isinstance(value, Group) else "make new strings in .map_batches(fn)"
+            )
+            scope.fail(f"column {name!r} gets {describe(value)}", way_out)
         new[name] = value
     fields.update(new)
     return Group(tuple(fields.values()), tuple(fields), is_input=True)

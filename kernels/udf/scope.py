@@ -17,6 +17,7 @@ from dataflare.kernels.udf.ir import Graph, Node
 from dataflare.kernels.udf.source import FunctionSource
 from dataflare.kernels.udf.values import (
     Constant,
+    Derived,
     Group,
     JoinError,
     Opaque,
@@ -107,6 +108,11 @@ class Scope:
                 return scalar
         if isinstance(value, Scalar | Text):
             return value
+        if isinstance(value, Derived):
+            self.fail(
+                f"{describe(value)} can only be tested here: record functions do not build new strings",
+                "compare it with constants, or do it in .map_batches(fn)",
+            )
         if isinstance(value, Opaque):
             self.fail(
                 f"column type {value.type_name} cannot be used inside a record function, only passed on",
@@ -158,6 +164,11 @@ class Scope:
             return graph.const(BOOL, bool(value.value))
         if isinstance(value, Group) and not value.is_input and value.names is None:
             return graph.const(BOOL, bool(value.items))
+        if isinstance(value, Derived):
+            from dataflare.kernels.udf import derived
+
+            some = derived.test(self, value, ("at_least", 1))
+            return graph.both(some.node, some.valid) or graph.true
         operand = self.operand(value)
         if isinstance(operand, Scalar) and operand.holds is not None:
             return operand.holds

@@ -11,7 +11,7 @@ from dataflare.kernels.udf.ir import Node, StringLeaf, StringOp
 from dataflare.kernels.udf.scope import Scope
 from dataflare.kernels.udf.values import Scalar, Text, map_text
 
-__all__ = ["compare", "length", "predicate"]
+__all__ = ["compare", "find", "length", "predicate"]
 
 _MAX_PAIRS = 64
 
@@ -27,6 +27,11 @@ def length(scope: Scope, value: Text) -> Scalar:
     return Scalar(INT64, map_text(scope.graph, INT64, value, of), value.valid)
 
 
+def find(scope: Scope, a: Text, b: Text) -> Scalar:
+    """Return the first place of ``b`` in ``a``, counted in code points, or -1."""
+    return Scalar(INT64, _pairs(scope, INT64, "find", a, b), scope.graph.both(a.valid, b.valid))
+
+
 def compare(scope: Scope, op: str, a: Text, b: Text) -> Node:
     """Return ``a op b`` in the order of code points, which is that of UTF-8 bytes."""
     if op in ("==", "!="):
@@ -40,12 +45,13 @@ def compare(scope: Scope, op: str, a: Text, b: Text) -> Node:
 
 def predicate(scope: Scope, name: str, a: Text, b: Text) -> Node:
     """Return the flag ``name`` (eq lt startswith endswith contains) of two strings."""
-    if len(a.sources) * len(b.sources) > _MAX_PAIRS:
-        scope.fail(f"more than {_MAX_PAIRS} combinations of strings are compared here")
     return _pairs(scope, BOOL, name, a, b)
 
 
 def _pairs(scope: Scope, kind: ValueType, name: str, a: Text, b: Text) -> Node:
+    if len(a.sources) * len(b.sources) > _MAX_PAIRS:
+        scope.fail(f"more than {_MAX_PAIRS} combinations of strings are compared here")
+
     def of_a(leaf_a: StringLeaf) -> Node:
         return map_text(scope.graph, kind, b, lambda leaf_b: _leaf(scope, name, leaf_a, leaf_b))
 
@@ -54,6 +60,8 @@ def _pairs(scope: Scope, kind: ValueType, name: str, a: Text, b: Text) -> Node:
 
 def _leaf(scope: Scope, name: str, a: StringLeaf, b: StringLeaf) -> Node:
     if a.text is not None and b.text is not None:
+        if name == "find":
+            return scope.graph.const(INT64, a.text.find(b.text))
         results = {
             "eq": a.text == b.text,
             "lt": a.text.encode() < b.text.encode(),

@@ -27,11 +27,13 @@ from dataflare.kernels.dtypes import (
     WEAK_INT,
     ValueType,
 )
+from dataflare.kernels.udf.automata import PARTS, Test
 from dataflare.kernels.udf.ir import Graph, Node, StringLeaf
 
 __all__ = [
     "NULL",
     "Constant",
+    "Derived",
     "Group",
     "JoinError",
     "LocalFunction",
@@ -81,6 +83,15 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class Derived:
+    """What methods such as ``lower`` make of a string, see `automata`. It can be tested, and is no result itself."""
+
+    text: Text
+    methods: tuple[Test, ...]
+    valid: Node | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """A record (``names`` given) or a tuple of values; ``type`` is the NamedTuple class, if any."""
 
@@ -124,7 +135,7 @@ class Unbound:
     """A variable that some path leaves without a value."""
 
 
-Value = Scalar | Text | Group | Constant | Opaque | LocalFunction | Unbound
+Value = Scalar | Text | Derived | Group | Constant | Opaque | LocalFunction | Unbound
 NULL = Constant(None)
 
 
@@ -241,6 +252,9 @@ def describe(value: Value) -> str:
         return str(value.type)
     if isinstance(value, Text):
         return "string"
+    if isinstance(value, Derived):
+        name = value.methods[-1][0]
+        return "a part of a string" if name in PARTS else f"what .{name}() makes of a string"
     if isinstance(value, Group):
         return "a record" if value.names is not None else f"a tuple of {len(value.items)}"
     if isinstance(value, Opaque):

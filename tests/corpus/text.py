@@ -81,29 +81,27 @@ def severity(r: Any) -> Any:
     return -1
 
 
-use("with_columns", "code:s{DE123|FR9|U}", "country_prefix", refused="slices of string cannot be compiled")(
+use("with_columns", "code:s{DE123|FR9|U}", "country_prefix", refused="gets a part of a string")(
     lambda r: r.code[:2]
 )
 use(
     "with_columns",
     "code:s{DE123|FR9|U}",
     "last_character_is_digit",
-    refused="slices of string cannot be compiled",
+    single="text matches",
 )(lambda r: r.code[-1:].isdigit())
-use("with_columns", "name:s", "trimmed", refused="the string method .strip\\(\\) is not available")(
-    lambda r: r.name.strip()
-)
+use("with_columns", "name:s", "trimmed", refused="gets what .strip\\(\\) makes")(lambda r: r.name.strip())
 use(
     "filter",
     "city:s{ROME|rome|Oslo}",
     "city_without_case",
-    refused="the string method .lower\\(\\) is not available",
+    single="text matches",
 )(lambda r: r.city.lower() == "rome")
 use(
     "with_columns",
     "mail:s{a@x.org|bob|c@y.com}",
     "place_of_at",
-    refused="the string method .find\\(\\) is not available",
+    single="text find",
 )(lambda r: r.mail.find("@"))
 use(
     "with_columns",

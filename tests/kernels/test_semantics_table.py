@@ -427,6 +427,25 @@ STRINGS = [
     Rule(
         "endswith", lambda r: r.s.endswith(("b", "é")), {"s": text("ab", "aé", "a")}, flags(True, True, False)
     ),
+    Rule("find", lambda r: r.s.find("b"), {"s": text("éab", "", None)}, i64(2, -1, None)),
+    Rule("find a column", lambda r: r.s.find(r.t), {"s": text("日本", "a"), "t": text("本", "")}, i64(1, 0)),
+    Rule(
+        "isdigit", lambda r: r.s.isdigit(), {"s": text("1²", "", "a", None)}, flags(True, False, False, None)
+    ),
+    Rule("isupper", lambda r: r.s.isupper(), {"s": text("A1", "1", "Aa")}, flags(True, False, False)),
+    Rule("lower", lambda r: r.s.lower() == "k", {"s": text("K", "\u212a", None)}, flags(True, True, None)),
+    Rule("upper", lambda r: r.s.upper() != "STRASSE", {"s": text("straße", "s")}, flags(False, True)),
+    Rule(
+        "strip",
+        lambda r: r.s.strip().endswith("a"),
+        {"s": text("a\u2003", "a b ", None)},
+        flags(True, False, None),
+    ),
+    Rule("slice", lambda r: r.s[-3:-1] == "é日", {"s": text("aé日b", "é日", None)}, flags(True, False, None)),
+    Rule("character", lambda r: r.s[1] == "é", {"s": text("aé", "aa", "a")}, flags(True, False, None)),
+    Rule(
+        "changed and empty", lambda r: not r.s.strip(), {"s": text(" ", "a", None)}, flags(True, False, None)
+    ),
     Rule(
         "pick a string",
         lambda r: r.s if len(r.s) > 1 else "short",

@@ -40,7 +40,8 @@ def test_the_message_has_every_part() -> None:
         f"{__file__}:{line}: cannot compile this lambda",
         f'{line:>5} |     fn = lambda r: r.age > 3 and r.name.title() == "A"  # noqa: E731',
         " " * (8 + len("    fn = lambda r: r.age > 3 and ")) + "^" * len("r.name.title()"),
-        "The string method .title() is not available; strings have == != < in len() .startswith() .endswith().",
+        "The string method .title() is not available; strings have == != < in len() .startswith() .endswith() "
+        ".find() .isdigit(), and .lower() .upper() .strip() and slices before a test.",
         "Columns used: age: int32, name: string.",
         "Way out: rewrite this part with what record functions have (see the README), or do it in "
         ".map_batches(fn), which gets whole Arrow batches and may use any library.",
