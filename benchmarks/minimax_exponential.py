@@ -106,7 +106,7 @@ def _polynomials() -> tuple[Polynomial, ...]:
         Polynomial(name="LOG_SHORT", degree=12, **log),
         Polynomial(
             name="ATANH",
-            degree=9,
+            degree=8,
             value=_taylor_safe(_atanh),
             weight=lambda z: z * z,
             low=mp.mpf(0),

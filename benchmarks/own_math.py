@@ -1,8 +1,8 @@
 """What DataFlare's own mathematical functions cost, against libmvec's and libm's of the same inputs.
 
-One loop over arrays in L1 for each function, element and number of lanes, without a pipeline around it: ns a value of the
-function itself, with the load and the store. Also the milliseconds to compile such a loop. Errors are measured by the
-tests (``tests/kernels/test_math_exponential.py``) and by ``math_accuracy``.
+One loop over arrays in L1 for each function, element and number of lanes, without a pipeline around it: ns a value of
+the function itself, with the load and the store. Also the milliseconds to compile such a loop. Errors are measured by
+the tests (``tests/kernels/test_math_exponential.py``) and by ``math_accuracy``.
 """
 
 from __future__ import annotations
@@ -181,9 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             many, many_ms = _timed(
                 loop_text(name, element, 2 * register, target), target, name, element, options.rounds
             )
-            one, _ = _timed(
-                loop_text(name, element, register, target), target, name, element, options.rounds
-            )
+            one, _ = _timed(loop_text(name, element, register, target), target, name, element, options.rounds)
             library, text = _library_text(name, element, target)
             other, _ = _timed(text, target, name, element, options.rounds)
             report["sections"].append(

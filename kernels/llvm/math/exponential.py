@@ -1,8 +1,8 @@
 """exp, exp2 and expm1, and what functions with an exponential in them are made of.
 
 The argument is taken apart as n ln 2 + r by Cody and Waite's reduction, of which the first step is exact; 2**n goes
-to the exponent and exp(r) is a polynomial of our own. Sums that are larger than what is added to them keep their
-rounding errors (Dekker), where a function needs it. Errors: at most 1 ULP. Logarithms and pow have modules of their own.
+to the exponent and exp(r) is a polynomial of our own. Where a function needs it, a sum keeps its rounding error
+(Dekker). Errors: at most 1 ULP. Logarithms and pow have modules of their own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from dataflare.kernels.llvm.math.fitted import EXP, EXP2, EXP2_FLOAT, EXP_FLOAT
 from dataflare.kernels.llvm.math.lanes import Lanes
 
-__all__ = ["FUNCTIONS", "Exponential", "Parts", "exponential_of", "expm1_parts", "parts", "scaled_if_unusual"]
+__all__ = ["FUNCTIONS", "Exponential", "Parts", "bounded", "expm1_parts", "exponential_of", "parts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,22 +92,23 @@ def parts(lanes: Lanes, x: str, low: str | None = None, polynomial: Sequence[flo
     return Parts(n=n, r=r, tail=lanes.fma(square, series, error))
 
 
-def scaled_if_unusual(lanes: Lanes, value: str, n: str, exponent: str, limit: float, overflow: float) -> str:
-    """Return value * 2**n, the exponential of ``exponent``: by a short way while the latter is within ``limit``.
+def bounded(lanes: Lanes, value: str, n: str, exponent: str) -> str:
+    """Return value * 2**n, the exponential of ``exponent``, whatever that is; of NaN it is NaN if ``value`` is."""
+    return _bounded(lanes, value, n, exponent, exponential_of(lanes).overflow)
 
-    Of NaN the exponential is NaN if ``value`` is.
-    """
-    quick = lanes.times_power(value, n)
 
-    def careful() -> list[str]:
-        result = lanes.scaled(value, n)
-        too_large = lanes.compare("ge", exponent, lanes.const(overflow))
-        too_small = lanes.compare("le", exponent, lanes.const(-overflow))
-        result = lanes.select(too_large, lanes.const(math.inf), result)
-        return [lanes.select(too_small, lanes.const(0.0), result)]
+def _bounded(lanes: Lanes, value: str, n: str, exponent: str, overflow: float) -> str:
+    too_large = lanes.compare("ge", exponent, lanes.const(overflow))
+    too_small = lanes.compare("le", exponent, lanes.const(-overflow))
+    result = lanes.select(too_large, lanes.const(math.inf), lanes.scaled(value, n))
+    return lanes.select(too_small, lanes.const(0.0), result)
 
+
+def _finished(lanes: Lanes, value: str, n: str, exponent: str, limit: float, overflow: float) -> str:
+    """Return the same by a short way while ``exponent`` is within ``limit``."""
     unusual = lanes.is_not("le", lanes.call("fabs", exponent), lanes.const(limit))
-    return lanes.rarely(unusual, [quick], careful)[0]
+    quick = lanes.times_power(value, n)
+    return lanes.rarely(unusual, [quick], lambda: [_bounded(lanes, value, n, exponent, overflow)])[0]
 
 
 def _exp(lanes: Lanes, x: str) -> str:
@@ -118,7 +119,7 @@ def _exp(lanes: Lanes, x: str) -> str:
     square = lanes.mul(r, r)
     rest = lanes.fma(square, lanes.paired_polynomial(r, square, known.polynomial), r)
     value = lanes.add(rest, lanes.const(1.0))
-    return scaled_if_unusual(lanes, value, n, x, known.ordinary, known.overflow)
+    return _finished(lanes, value, n, x, known.ordinary, known.overflow)
 
 
 def _exp2(lanes: Lanes, x: str) -> str:
@@ -128,7 +129,7 @@ def _exp2(lanes: Lanes, x: str) -> str:
     rest = lanes.paired_polynomial(r, lanes.mul(r, r), known.polynomial2)
     value = lanes.fma(rest, r, lanes.const(1.0))
     limit = lanes.bias - 2.0
-    return scaled_if_unusual(lanes, value, n, x, limit, lanes.bias + lanes.fraction_bits + 1.0)
+    return _finished(lanes, value, n, x, limit, lanes.bias + lanes.fraction_bits + 1.0)
 
 
 def expm1_parts(lanes: Lanes, x: str) -> tuple[str, str]:

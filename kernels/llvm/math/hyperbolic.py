@@ -2,7 +2,7 @@
 
 tanh, sinh and cosh come of e = exp(|x|) - 1 by their definitions without a loss around 0; asinh, acosh and atanh are
 log(1 + v) for a v that is small where they are. A quotient gets the digits that the division rounded away with
-one more multiply-add of the inverse. Errors: at most 1 ULP. The inverse functions of float32 are computed in float64.
+one more multiply-add of the inverse. Errors: at most 1 ULP.
 """
 
 from __future__ import annotations
@@ -11,40 +11,28 @@ import math
 from collections.abc import Callable, Mapping
 
 from dataflare.kernels.llvm.math.exponential import (
-    exponential_of,
+    bounded,
     expm1_parts,
+    exponential_of,
     parts,
-    scaled_if_unusual,
 )
 from dataflare.kernels.llvm.math.lanes import Lanes
 from dataflare.kernels.llvm.math.logarithms import joined, log1p_parts, mantissa, series
 
-__all__ = ["FUNCTIONS", "in_float64"]
-
-_LARGE = 2.0**500
-"""From here on x * x - 1 and x * x + 1 are x * x, and asinh and acosh log(2 x)."""
+__all__ = ["FUNCTIONS"]
 
 
-def _quotient(lanes: Lanes, a: str, a_low: str, b: str, b_low: str) -> tuple[str, str]:
-    """Return (a + a_low) / (b + b_low) as a float and its error."""
-    inverse = lanes.div(lanes.const(1.0), b)
-    quotient = lanes.mul(a, inverse)
-    minus = lanes.neg(quotient)
-    missing = lanes.fma(minus, b_low, lanes.add(lanes.fma(minus, b, a), a_low))
-    return quotient, lanes.mul(missing, inverse)
-
-
-def _at_most(lanes: Lanes, x: str, largest: float) -> str:
-    """Return the smaller of both; NaN stays."""
-    return lanes.select(lanes.compare("gt", x, lanes.const(largest)), lanes.const(largest), x)
+def _large(lanes: Lanes) -> str:
+    """Return a number from which on asinh and acosh are log(2 x); the squares of smaller ones are finite."""
+    return lanes.const(2.0 ** (lanes.bias // 2 - 2))
 
 
 def _tanh(lanes: Lanes, x: str) -> str:
     doubled = lanes.mul(lanes.call("fabs", x), lanes.const(2.0))
-    doubled = _at_most(lanes, doubled, 2.0 + lanes.fraction_bits)  # a result of 1 within half a unit
+    doubled = lanes.at_most(doubled, 2.0 + lanes.fraction_bits)  # a result of 1 within half a unit
     e, e_low = lanes.fast_sum(*expm1_parts(lanes, doubled))
     divisor, divisor_low = lanes.exact_sum(e, lanes.const(2.0))
-    quotient, rest = _quotient(lanes, e, e_low, divisor, lanes.add(divisor_low, e_low))
+    quotient, rest = lanes.exact_quotient(e, e_low, divisor, lanes.add(divisor_low, e_low))
     return lanes.call("copysign", lanes.add(quotient, rest), x)
 
 
@@ -55,8 +43,7 @@ def _half_exponential(lanes: Lanes, size: str, value: str) -> str:
         exponential = parts(lanes, size)
         half = lanes.add(exponential.r, exponential.tail)
         half = lanes.fma(half, lanes.const(0.5), lanes.const(0.5))
-        known = exponential_of(lanes)
-        return [scaled_if_unusual(lanes, half, exponential.n, size, known.ordinary, known.overflow)]
+        return [bounded(lanes, half, exponential.n, size)]
 
     limit = exponential_of(lanes).ordinary
     return lanes.rarely(lanes.is_not("le", size, lanes.const(limit)), [value], careful)[0]
@@ -66,7 +53,7 @@ def _sinh(lanes: Lanes, x: str) -> str:
     size = lanes.call("fabs", x)
     e, e_low = lanes.fast_sum(*expm1_parts(lanes, size))
     divisor, divisor_low = lanes.exact_sum(e, lanes.const(1.0))
-    quotient, rest = _quotient(lanes, e, e_low, divisor, lanes.add(divisor_low, e_low))
+    quotient, rest = lanes.exact_quotient(e, e_low, divisor, lanes.add(divisor_low, e_low))
     total, lost = lanes.fast_sum(e, quotient)
     total = lanes.add(total, lanes.add(lost, lanes.add(e_low, rest)))
     value = _half_exponential(lanes, size, lanes.mul(total, lanes.const(0.5)))
@@ -99,7 +86,7 @@ def _asinh(lanes: Lanes, x: str) -> str:
     root = lanes.call("sqrt", lanes.add(square, one))
     v, v_low = lanes.exact_sum(size, lanes.div(square, lanes.add(root, one)))
     high, low, _ = log1p_parts(lanes, v, v_low)
-    is_large = lanes.is_not("lt", size, lanes.const(_LARGE))
+    is_large = lanes.is_not("lt", size, _large(lanes))
     value = lanes.rarely(is_large, [lanes.add(high, low)], lambda: [_log_of_double(lanes, size)])[0]
     return lanes.call("copysign", value, x)
 
@@ -118,10 +105,10 @@ def _acosh(lanes: Lanes, x: str) -> str:
     high, low, _ = log1p_parts(lanes, v, v_low)
 
     def careful() -> list[str]:
-        is_large = lanes.compare("ge", x, lanes.const(_LARGE))
+        is_large = lanes.compare("ge", x, _large(lanes))
         return [lanes.select(is_large, _log_of_double(lanes, x), lanes.const(math.nan))]
 
-    inside = lanes.flag("and", lanes.compare("ge", x, one), lanes.compare("lt", x, lanes.const(_LARGE)))
+    inside = lanes.flag("and", lanes.compare("ge", x, one), lanes.compare("lt", x, _large(lanes)))
     outside = lanes.flag("xor", inside, lanes.emitter.splat("i1", "true"))
     return lanes.rarely(outside, [lanes.add(high, low)], careful)[0]
 
@@ -130,7 +117,7 @@ def _atanh(lanes: Lanes, x: str) -> str:
     size, one = lanes.call("fabs", x), lanes.const(1.0)
     divisor, divisor_low = lanes.fast_sum(one, lanes.neg(size))
     doubled = lanes.add(size, size)
-    v, v_low = _quotient(lanes, doubled, lanes.const(0.0), divisor, divisor_low)
+    v, v_low = lanes.exact_quotient(doubled, lanes.const(0.0), divisor, divisor_low)
     high, low, _ = log1p_parts(lanes, v, v_low)
     value = lanes.mul(lanes.add(high, low), lanes.const(0.5))
 
@@ -142,23 +129,11 @@ def _atanh(lanes: Lanes, x: str) -> str:
     return lanes.call("copysign", value, x)
 
 
-def in_float64(function: Callable[..., str]) -> Callable[..., str]:
-    """Return a function that computes float32 in float64 and rounds the result."""
-
-    def compute(lanes: Lanes, *arguments: str) -> str:
-        if lanes.element == "double":
-            return function(lanes, *arguments)
-        wide = Lanes(lanes.emitter, "double")
-        return lanes.narrow(function(wide, *(lanes.widen(a) for a in arguments)))
-
-    return compute
-
-
 FUNCTIONS: Mapping[str, Callable[..., str]] = {
     "sinh": _sinh,
     "cosh": _cosh,
     "tanh": _tanh,
-    "asinh": in_float64(_asinh),
-    "acosh": in_float64(_acosh),
-    "atanh": in_float64(_atanh),
+    "asinh": _asinh,
+    "acosh": _acosh,
+    "atanh": _atanh,
 }

@@ -107,6 +107,14 @@ class Lanes:
         product = self.mul(a, b)
         return product, self.fma(a, b, self.neg(product))
 
+    def exact_quotient(self, a: str, a_low: str, b: str, b_low: str) -> tuple[str, str]:
+        """Return (a + a_low) / (b + b_low) and nearly all of its rounding error, for one division."""
+        inverse = self.div(self.const(1.0), b)
+        quotient = self.mul(a, inverse)
+        minus = self.neg(quotient)
+        missing = self.fma(minus, b_low, self.add(self.fma(minus, b, a), a_low))
+        return quotient, self.mul(missing, inverse)
+
     def widen(self, a: str) -> str:
         """Return a group of float32 as float64, for a `Lanes` of these."""
         return self.code.value(f"fpext {self.floats} {a} to {self.emitter.type_of('double')}")
@@ -145,6 +153,10 @@ class Lanes:
         return self.code.value(
             f"select {self.flags} {flags}, {self.integers} {then}, {self.integers} {otherwise}"
         )
+
+    def at_most(self, a: str, largest: float) -> str:
+        """Return the smaller of both; NaN stays."""
+        return self.select(self.compare("gt", a, self.const(largest)), self.const(largest), a)
 
     def rarely(self, flags: str, values: Sequence[str], compute: Callable[[], Sequence[str]]) -> list[str]:
         """Return floats: where a flag is set those of ``compute``, which runs if any lane needs it, else ``values``."""
@@ -198,7 +210,9 @@ class Lanes:
     def scaled(self, x: str, n: str) -> str:
         """Return x * 2**n, rounded once, also where it overflows or is subnormal; |n| up to twice the bias."""
         above = self.integer_op("add", n, self.whole(4 * self.bias))
-        half = self.integer_op("sub", self.integer_op("lshr", above, self.whole(1)), self.whole(2 * self.bias))
+        half = self.integer_op(
+            "sub", self.integer_op("lshr", above, self.whole(1)), self.whole(2 * self.bias)
+        )
         one = self.const(1.0)
         first = self.mul(x, self.times_power(one, half))
         return self.mul(first, self.times_power(one, self.integer_op("sub", n, half)))

@@ -82,11 +82,10 @@ def mantissa(lanes: Lanes, x: str) -> Mantissa:
 
 def series(lanes: Lanes, f: str, polynomial: Sequence[float] = ()) -> tuple[str, str]:
     """Return log(1 + f) as two floats, the second up to a fifth of the first."""
-    half = lanes.mul(f, lanes.const(0.5))
-    h = lanes.mul(half, f)
-    high, low = lanes.fast_sum(f, lanes.neg(h))
-    cube = lanes.mul(h, f)
-    square = lanes.add(h, h)
+    square = lanes.mul(f, f)
+    half = lanes.mul(square, lanes.const(0.5))
+    high, low = lanes.fast_sum(f, lanes.neg(half))
+    cube = lanes.mul(half, f)
     rest = lanes.paired_polynomial(f, square, polynomial or _POLYNOMIALS[lanes.element])
     return high, lanes.fma(cube, rest, low)
 
@@ -154,7 +153,8 @@ def log1p_parts(lanes: Lanes, x: str, low: str | None = None) -> tuple[str, str,
     """Return log(1 + x + low) as two floats, and where 1 + x is none of the positive finite numbers.
 
     2**-k (1 + x) - 1 is added up from 2**-k x and 2**-k - 1, so that nothing of a small x is lost; what the sum loses
-    is worth itself over 1 + f to the logarithm, for which 1 - f does.
+    is worth itself over 1 + f to the logarithm, for which 1 - f does. The sum is exact but for k = 1 and x < 1/2, where
+    the second is the larger one.
     """
     one = lanes.const(1.0)
     u = lanes.add(x, one)
@@ -165,7 +165,7 @@ def log1p_parts(lanes: Lanes, x: str, low: str | None = None) -> tuple[str, str,
     scale = lanes.times_power(one, minus_n)
     is_large = lanes.compare("gt", u, lanes.const(2.0 ** (2 * lanes.fraction_bits)))
     scale = lanes.select(is_large, lanes.const(0.0), scale)
-    f, lost = lanes.exact_sum(lanes.times_power(x, minus_n), lanes.sub(scale, one))
+    f, lost = lanes.fast_sum(lanes.sub(scale, one), lanes.times_power(x, minus_n))
     if low is not None:
         lost = lanes.fma(low, scale, lost)
     high, rest = series(lanes, f)

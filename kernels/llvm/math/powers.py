@@ -1,9 +1,9 @@
 """pow: x**y as exp(y log(x)), with a logarithm of twice the digits.
 
-log(1 + f) is 2 atanh(f / (2 + f)): quotient, first term and the sum with k ln 2 are carried as pairs of floats (Dekker),
-the rest of the series needs one float. Its relative error is below 2**-64, that of pow below 1 ULP, subnormal results
-included. Of float32, plain float64 has digits enough. Special values are those of C's Annex F; a negative base takes
-whole exponents only.
+log(1 + f) is 2 atanh(f / (2 + f)): quotient, first term and the sum with k ln 2 are carried as pairs of floats
+(Dekker), the rest of the series needs one float. Its relative error is below 2**-64, that of pow below 1 ULP, subnormal
+results included. Of float32, plain float64 has digits enough. Special values are those of C's Annex F; a negative base
+takes whole exponents only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from dataflare.kernels.llvm.math.exponential import exponential_of, parts
+from dataflare.kernels.llvm.math.exponential import bounded, exponential_of, parts
 from dataflare.kernels.llvm.math.fitted import ATANH, EXP_SHORT, LOG_SHORT
 from dataflare.kernels.llvm.math.lanes import Lanes
 from dataflare.kernels.llvm.math.logarithms import joined, mantissa, series
@@ -35,7 +35,7 @@ def log_pair(lanes: Lanes, x: str) -> tuple[str, str, str]:
     z = lanes.mul(s, s)
     z_low = lanes.fma(lanes.add(s, s), s_low, lanes.fma(s, s, lanes.neg(z)))
     twelfth = 1 / 12
-    w = lanes.mul(z, lanes.polynomial(z, ATANH))
+    w = lanes.mul(z, lanes.paired_polynomial(z, lanes.mul(z, z), ATANH))
     u, u_low = lanes.fast_sum(lanes.const(twelfth), w)
     u_low = lanes.add(u_low, lanes.const(_twelfth_rest(twelfth)))
     v, v_low = lanes.exact_product(z, u)
@@ -79,11 +79,7 @@ def _finished(lanes: Lanes, x: str, y: str, exponent: str, unusual: str, value: 
 
     def careful() -> list[str]:
         zero, one, inf = lanes.const(0.0), lanes.const(1.0), lanes.const(math.inf)
-        result = lanes.scaled(value, n)
-        too_large = lanes.compare("ge", exponent, lanes.const(known.overflow))
-        too_small = lanes.compare("le", exponent, lanes.const(-known.overflow))
-        result = lanes.select(too_large, inf, result)
-        result = lanes.select(too_small, zero, result)
+        result = bounded(lanes, value, n, exponent)
         size, y_size = lanes.call("fabs", x), lanes.call("fabs", y)
         falls = lanes.compare("lt", y, zero)
         is_zero, is_inf = lanes.compare("eq", size, zero), lanes.compare("eq", size, inf)

@@ -25,7 +25,9 @@ def _cbrt(lanes: Lanes, x: str) -> str:
     size = lanes.select(subnormal, lanes.mul(size, lanes.const(2.0**raised)), size)
     bits = lanes.to_bits(size)
     exponent = lanes.integer_op("lshr", bits, lanes.whole(digits))
-    exponent = lanes.integer_op("add", exponent, lanes.whole(-bias % 3))  # the bias in it is now a multiple of 3
+    exponent = lanes.integer_op(
+        "add", exponent, lanes.whole(-bias % 3)
+    )  # the bias in it is now a multiple of 3
     third = lanes.integer_op("lshr", lanes.integer_op("mul", exponent, lanes.whole(43691)), lanes.whole(17))
     left = lanes.integer_op("sub", exponent, lanes.integer_op("mul", third, lanes.whole(3)))
     fraction = lanes.integer_op("and", bits, lanes.whole((1 << digits) - 1))

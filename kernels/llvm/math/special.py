@@ -2,9 +2,9 @@
 
 - erf below 3/4 is a polynomial of x * x. Beyond, erfc is exp(-x * x) / (1 + 2 x) times a polynomial of
   (x - 15/4) / (x + 15/4) that covers all positive x (Shepherd and Laframboise 1981). At most 2 ULP.
-- gamma and lgamma below 8.5 are gamma(2 + t), with t from the nearest whole number, and its recurrence; beyond, Stirling's
-  series; negative x by the reflection formula. At most 8 ULP. Near a zero of lgamma at a negative number, the error
-  is at most 8 units of the last place of the larger of 1 and log(pi / |x sin(pi x)|).
+- gamma and lgamma below 8.5 are gamma(2 + t), with t from the nearest whole number, and its recurrence; beyond,
+  Stirling's series; negative x by the reflection formula. At most 8 ULP. lgamma of a negative number is a difference:
+  log(pi / |x sin(pi x)|) - lgamma(-x), and at most 8 ULP of the larger of these and 1 off, also near its zeros.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 
 from dataflare.kernels.llvm.math.exponential import parts
 from dataflare.kernels.llvm.math.fitted import ERF, GAMMA, LOG_GAMMA, SCALED_ERFC, SIN_PI, STIRLING
-from dataflare.kernels.llvm.math.hyperbolic import in_float64
 from dataflare.kernels.llvm.math.lanes import Lanes
 from dataflare.kernels.llvm.math.logarithms import joined, log, mantissa, series
 from dataflare.kernels.llvm.math.powers import log_pair
@@ -51,21 +50,14 @@ def _erfc_parts(lanes: Lanes, size: str) -> tuple[str, str]:
     product_low = lanes.fma(value, factor_low, lanes.fma(value_low, factor, product_low))
     doubled = lanes.add(size, size)
     divisor, divisor_low = lanes.exact_sum(doubled, one)
-    inverse = lanes.div(one, divisor)
-    quotient = lanes.mul(product, inverse)
-    minus = lanes.neg(quotient)
-    missing = lanes.fma(minus, divisor_low, lanes.add(lanes.fma(minus, divisor, product), product_low))
-    return lanes.fma(missing, inverse, quotient), power.n
-
-
-def _at_most(lanes: Lanes, x: str, largest: float) -> str:
-    return lanes.select(lanes.compare("gt", x, lanes.const(largest)), lanes.const(largest), x)
+    quotient, rest = lanes.exact_quotient(product, product_low, divisor, divisor_low)
+    return lanes.add(quotient, rest), power.n
 
 
 def _erf(lanes: Lanes, x: str) -> str:
     size = lanes.call("fabs", x)
     small = lanes.add(x, _erf_excess(lanes, x))
-    value, n = _erfc_parts(lanes, _at_most(lanes, size, 6.5))
+    value, n = _erfc_parts(lanes, lanes.at_most(size, 6.5))
     large = lanes.sub(lanes.const(1.0), lanes.times_power(value, n))
     is_small = lanes.compare("lt", size, lanes.const(_ERF_SERIES_BELOW))
     result = lanes.select(is_small, small, large)
@@ -76,7 +68,7 @@ def _erfc(lanes: Lanes, x: str) -> str:
     size, one = lanes.call("fabs", x), lanes.const(1.0)
     total, lost = lanes.fast_sum(one, lanes.neg(x))
     small = lanes.add(total, lanes.sub(lost, _erf_excess(lanes, x)))
-    value, n = _erfc_parts(lanes, _at_most(lanes, size, _LARGEST_ERFC))
+    value, n = _erfc_parts(lanes, lanes.at_most(size, _LARGEST_ERFC))
     quick = lanes.times_power(value, n)
     far = lanes.is_not("lt", size, lanes.const(26.0))
     large = lanes.rarely(far, [quick], lambda: [lanes.scaled(value, n)])[0]
@@ -143,7 +135,7 @@ def _gamma(lanes: Lanes, x: str) -> str:
     small = lanes.rarely(is_negative, [value], reflected)[0]
 
     def large() -> list[str]:
-        clamped = _at_most(lanes, size, _LARGEST_GAMMA)
+        clamped = lanes.at_most(size, _LARGEST_GAMMA)
         high, low, _ = log_pair(lanes, clamped)
         times = lanes.sub(clamped, lanes.const(0.5))
         exponent, error = lanes.exact_product(times, high)
@@ -192,7 +184,9 @@ def _lgamma(lanes: Lanes, x: str) -> str:
         reflected = lanes.sub(log(lanes, lanes.div(lanes.const(math.pi), sine)), value)
         is_negative = lanes.compare("lt", x, lanes.const(-0.5))
         result = lanes.select(is_negative, reflected, value)
-        huge = lanes.mul(size, lanes.add(lanes.sub(high, one), low))  # all that counts, without an early overflow
+        huge = lanes.mul(
+            size, lanes.add(lanes.sub(high, one), low)
+        )  # all that counts, without an early overflow
         huge = lanes.select(lanes.compare("eq", size, lanes.const(math.inf)), size, huge)
         result = lanes.select(lanes.compare("ge", size, lanes.const(_HUGE)), huge, result)
         infinite = lanes.flag("and", is_negative, _is_whole(lanes, x))
@@ -204,9 +198,21 @@ def _lgamma(lanes: Lanes, x: str) -> str:
     return lanes.rarely(unusual, [value], careful)[0]
 
 
+def _in_float64(function: Callable[..., str]) -> Callable[..., str]:
+    """Return a function that computes float32 in float64 and rounds the result."""
+
+    def compute(lanes: Lanes, *arguments: str) -> str:
+        if lanes.element == "double":
+            return function(lanes, *arguments)
+        wide = Lanes(lanes.emitter, "double")
+        return lanes.narrow(function(wide, *(lanes.widen(a) for a in arguments)))
+
+    return compute
+
+
 FUNCTIONS: Mapping[str, Callable[..., str]] = {
-    "erf": in_float64(_erf),
-    "erfc": in_float64(_erfc),
-    "gamma": in_float64(_gamma),
-    "lgamma": in_float64(_lgamma),
+    "erf": _in_float64(_erf),
+    "erfc": _in_float64(_erfc),
+    "gamma": _in_float64(_gamma),
+    "lgamma": _in_float64(_lgamma),
 }
