@@ -70,9 +70,9 @@ def _atanh(z: Any) -> Any:
 
 
 def _polynomials() -> tuple[Polynomial, ...]:
-    exp = {
-        "value": _taylor_safe(lambda r: (mp.exp(r) - 1 - r) / r**2),
-        "weight": lambda r: r**2 / mp.exp(r),
+    exp = {  # what is left after 1 + r + r * r / 2
+        "value": _taylor_safe(lambda r: (mp.exp(r) - 1 - r - r**2 / 2) / r**3),
+        "weight": lambda r: r**3 / mp.exp(r),
         "low": -_HALF_LN2,
         "high": _HALF_LN2,
     }
@@ -98,7 +98,7 @@ def _polynomials() -> tuple[Polynomial, ...]:
     return (
         Polynomial(name="EXP", degree=9, **exp),
         Polynomial(name="EXP_FLOAT", degree=4, element="float", **exp),
-        Polynomial(name="EXP_SHORT", degree=5, **exp),
+        Polynomial(name="EXP_SHORT", degree=4, **exp),
         Polynomial(name="EXP2", degree=11, **exp2),
         Polynomial(name="EXP2_FLOAT", degree=5, element="float", **exp2),
         Polynomial(name="LOG", degree=19, **log),

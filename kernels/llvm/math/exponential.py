@@ -87,9 +87,15 @@ def parts(lanes: Lanes, x: str, low: str | None = None, polynomial: Sequence[flo
     rest = lanes.mul(whole, rest) if low is None else lanes.fma(whole, rest, low)
     r = lanes.add(first, rest)
     error = lanes.add(lanes.sub(first, r), rest)
-    square = lanes.mul(r, r)
-    series = lanes.paired_polynomial(r, square, polynomial or known.polynomial)
+    error = lanes.fma(error, r, error)  # the exponential's is that of r, times itself
+    square, series = _beyond_linear(lanes, r, polynomial or known.polynomial)
     return Parts(n=n, r=r, tail=lanes.fma(square, series, error))
+
+
+def _beyond_linear(lanes: Lanes, r: str, polynomial: Sequence[float]) -> tuple[str, str]:
+    """Return the factors of exp(r) - 1 - r: the square, and 1/2 and more, of which 1/2 is added last."""
+    square = lanes.mul(r, r)
+    return square, lanes.fma(lanes.paired_polynomial(r, square, polynomial), r, lanes.const(0.5))
 
 
 def bounded(lanes: Lanes, value: str, n: str, exponent: str) -> str:
@@ -116,9 +122,8 @@ def _exp(lanes: Lanes, x: str) -> str:
     whole, n = lanes.nearest(x, 1 / math.log(2))
     r = lanes.fma(whole, lanes.const(-known.ln2_high), x)
     r = lanes.fma(whole, lanes.const(-known.ln2_low), r)
-    square = lanes.mul(r, r)
-    rest = lanes.fma(square, lanes.paired_polynomial(r, square, known.polynomial), r)
-    value = lanes.add(rest, lanes.const(1.0))
+    square, series = _beyond_linear(lanes, r, known.polynomial)
+    value = lanes.add(lanes.fma(square, series, r), lanes.const(1.0))
     return _finished(lanes, value, n, x, known.ordinary, known.overflow)
 
 
@@ -136,9 +141,9 @@ def expm1_parts(lanes: Lanes, x: str) -> tuple[str, str]:
     """Return exp(x) - 1 as a float and its error, for arguments of which the exponential is a normal number."""
     exponential = parts(lanes, x)
     scale = lanes.times_power(lanes.const(1.0), exponential.n)
-    first = lanes.sub(scale, lanes.const(1.0))
+    first, lost = lanes.fast_sum(scale, lanes.const(-1.0))  # of a large number, 1 may be half a unit
     high, low = lanes.fast_sum(first, lanes.mul(scale, exponential.r))
-    return high, lanes.fma(scale, exponential.tail, low)
+    return high, lanes.fma(scale, exponential.tail, lanes.add(low, lost))
 
 
 def _expm1(lanes: Lanes, x: str) -> str:
