@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.options import common_parser, quiet_cores
-from benchmarks.harness.report import new_console, new_report, print_environment, print_rows, write_json
+from benchmarks.harness.report import (
+    new_console,
+    new_report,
+    print_environment,
+    print_rows,
+    print_targets,
+    target,
+    write_json,
+)
 from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.target import host_target
 from dataflare.kernels.llvm.emit import Code, Emitter
@@ -47,6 +55,9 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "lgamma": (0.1, 100.0),
 }
 
+#: Of the library's time, what a function of our own may take for a smaller error and the same bits on every device.
+_GOAL = 1.5
+
 _VALUES = 1024
 _REPEATS = 50
 _REPEATED = f"""
@@ -67,7 +78,7 @@ _TYPES = {"double": np.float64, "float": np.float32}
 
 
 def loop_text(
-    name: str, element: str, lanes: int, target: Target, *, body: Callable[..., str] | None = None
+    name: str, element: str, lanes: int, cpu: Target, *, body: Callable[..., str] | None = None
 ) -> str:
     """Return LLVM text of ``f(x, y, out, n)``: n is a multiple of ``lanes``, and one-argument functions skip y."""
     code = Code()
@@ -75,7 +86,7 @@ def loop_text(
     def no_load(*_: Any) -> str:
         raise AssertionError("no node is loaded here")
 
-    emitter = Emitter(code, target, lanes, no_load)
+    emitter = Emitter(code, cpu, lanes, no_load)
     code.add("br label %loop")
     code.label("loop")
     code.add("%i = phi i64 [ 0, %entry ], [ %next, %latch ]")
@@ -130,22 +141,22 @@ def _library_body(symbol: str, element: str, width: int) -> Callable[..., str]:
     return body
 
 
-def _library_text(name: str, element: str, target: Target) -> tuple[str, str]:
+def _library_text(name: str, element: str, cpu: Target) -> tuple[str, str]:
     """Return which library has the function, and the loop that calls it."""
-    table = target.vector_math if element == "double" else target.vector_math32
-    lanes = target.lanes if element == "double" else 2 * target.lanes
+    table = cpu.vector_math if element == "double" else cpu.vector_math32
+    lanes = cpu.lanes if element == "double" else 2 * cpu.lanes
     if name in table:
-        width = target.register_bytes // (8 if element == "double" else 4)
+        width = cpu.register_bytes // (8 if element == "double" else 4)
         body = _library_body(table[name], element, width)
-        return "libmvec", loop_text(name, element, lanes, target, body=body)
+        return "libmvec", loop_text(name, element, lanes, cpu, body=body)
     symbol = MATH_FUNCTIONS[name][0] + ("" if element == "double" else "f")
-    return "libm", loop_text(name, element, lanes, target, body=_library_body(symbol, element, 1))
+    return "libm", loop_text(name, element, lanes, cpu, body=_library_body(symbol, element, 1))
 
 
-def _timed(text: str, target: Target, name: str, element: str, rounds: int) -> tuple[float, float]:
+def _timed(text: str, cpu: Target, name: str, element: str, rounds: int) -> tuple[float, float]:
     """Return ns a value, the best of the rounds, and the milliseconds that compiling took."""
     began = time.perf_counter()
-    loaded = jit.load_object(jit.assemble(text + _REPEATED, target))
+    loaded = jit.load_object(jit.assemble(text + _REPEATED, cpu))
     compiled_ms = (time.perf_counter() - began) * 1e3
     prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, ctypes.c_int64)
     call = loaded.function("repeated", prototype)
@@ -162,7 +173,7 @@ def _timed(text: str, target: Target, name: str, element: str, rounds: int) -> t
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = common_parser("own_math", __doc__, size="1k", rounds=30)
+    parser = common_parser("own_math", __doc__, size=None, rounds=30)
     parser.add_argument("--functions", default=",".join(FUNCTIONS), help="names, with commas between")
     return parser.parse_args(arguments)
 
@@ -170,20 +181,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the table; return the report."""
     options = _parse(arguments)
-    console, target = new_console(), host_target()
+    console, cpu = new_console(), host_target()
     quiet_cores(options)
     report = new_report("own_math", rows=_VALUES, rounds=options.rounds)
     print_environment(console, report)
     rows: list[tuple[str, ...]] = []
     for element in _TYPES:
-        register = target.register_bytes // (8 if element == "double" else 4)
+        register = cpu.register_bytes // (8 if element == "double" else 4)
         for name in options.functions.split(","):
             many, many_ms = _timed(
-                loop_text(name, element, 2 * register, target), target, name, element, options.rounds
+                loop_text(name, element, 2 * register, cpu), cpu, name, element, options.rounds
             )
-            one, _ = _timed(loop_text(name, element, register, target), target, name, element, options.rounds)
-            library, text = _library_text(name, element, target)
-            other, _ = _timed(text, target, name, element, options.rounds)
+            one, _ = _timed(loop_text(name, element, register, cpu), cpu, name, element, options.rounds)
+            library, text = _library_text(name, element, cpu)
+            other, _ = _timed(text, cpu, name, element, options.rounds)
             report["sections"].append(
                 {
                     "title": f"{name} {element}",
@@ -191,6 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                     "compile_ms": many_ms,
                 }
             )
+            what = f"{name}, {element}, of {library}'s time"
+            report["targets"].append(target(what, _GOAL, many / other, at_least=False, unit="x"))
             rows.append(
                 (name, element, f"{one:.2f}", f"{many:.2f}", f"{other:.2f}", library, f"{many_ms:.0f}")
             )
@@ -200,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         ("function", "element", "one register", "two registers", "library", "which", "ms to compile"),
         rows,
     )
+    print_targets(console, report)
     if options.json is not None:
         write_json(report, options.json)
     return report

@@ -107,9 +107,15 @@ class Lanes:
         product = self.mul(a, b)
         return product, self.fma(a, b, self.neg(product))
 
-    def exact_quotient(self, a: str, a_low: str, b: str, b_low: str) -> tuple[str, str]:
-        """Return (a + a_low) / (b + b_low) and nearly all of its rounding error, for one division."""
-        inverse = self.div(self.const(1.0), b)
+    def exact_quotient(
+        self, a: str, a_low: str, b: str, b_low: str, inverse: str | None = None
+    ) -> tuple[str, str]:
+        """Return (a + a_low) / (b + b_low) and nearly all of its rounding error, for one division.
+
+        There is none where ``inverse`` is given, which is 1 / b within a few units of the last place.
+        """
+        if inverse is None:
+            inverse = self.div(self.const(1.0), b)
         quotient = self.mul(a, inverse)
         minus = self.neg(quotient)
         missing = self.fma(minus, b_low, self.add(self.fma(minus, b, a), a_low))

@@ -26,9 +26,10 @@ _LOG10_2 = (0.3010299956639812, -2.8037281277851704e-18)
 
 @dataclass(frozen=True, kw_only=True)
 class Mantissa:
-    """A number as 2**k * (1 + f), and where it is none of the positive, normal, finite numbers."""
+    """A number as 2**k * m, f = m - 1, and where it is none of the positive, normal, finite numbers."""
 
     k: str
+    m: str
     f: str
     unusual: str
 
@@ -77,7 +78,7 @@ def mantissa(lanes: Lanes, x: str) -> Mantissa:
     fraction = lanes.integer_op("and", moved, lanes.whole((1 << lanes.fraction_bits) - 1))
     m = lanes.from_bits(lanes.integer_op("add", fraction, lanes.whole(_root_of_half(lanes))))
     k = _float_of_exponent(lanes, biased, less)
-    return Mantissa(k=k, f=lanes.sub(m, lanes.const(1.0)), unusual=unusual)
+    return Mantissa(k=k, m=m, f=lanes.sub(m, lanes.const(1.0)), unusual=unusual)
 
 
 def series(lanes: Lanes, f: str, polynomial: Sequence[float] = ()) -> tuple[str, str]:

@@ -22,9 +22,8 @@ __all__ = ["FUNCTIONS", "log_pair"]
 def log_pair(lanes: Lanes, x: str) -> tuple[str, str, str]:
     """Return the logarithm of a float64 as a float and its error, and where x is not positive, normal and finite."""
     taken = mantissa(lanes, x)
-    f, known = taken.f, exponential_of(lanes)
+    f, m, known = taken.f, taken.m, exponential_of(lanes)
     one = lanes.const(1.0)
-    m = lanes.add(f, one)
     divisor = lanes.add(m, one)
     divisor_low = lanes.sub(m, lanes.sub(divisor, one))
     inverse = lanes.div(lanes.const(2.0), divisor)

@@ -36,21 +36,25 @@ def _erf_excess(lanes: Lanes, x: str) -> str:
 
 
 def _erfc_parts(lanes: Lanes, size: str) -> tuple[str, str]:
-    """Return erfc of a positive number up to 28 as a float and the exponent of the power of two to multiply with."""
-    centre = lanes.const(3.75)
-    t = lanes.div(lanes.sub(size, centre), lanes.add(size, centre))
-    series_ = lanes.paired_polynomial(t, lanes.mul(t, t), SCALED_ERFC)
-    factor, factor_low = lanes.fast_sum(lanes.const(1.25), series_)
+    """Return erfc of a positive number up to 28 as a float and the exponent of the power of two to multiply with.
+
+    One division serves both quotients.
+    """
+    one, centre = lanes.const(1.0), lanes.const(3.75)
+    divisor, divisor_low = lanes.exact_sum(lanes.add(size, size), one)
+    moved = lanes.add(size, centre)
+    shared = lanes.div(one, lanes.mul(moved, divisor))
+    inverse = lanes.mul(moved, shared)
+    t = lanes.mul(lanes.mul(lanes.sub(size, centre), divisor), shared)
+    excess = lanes.paired_polynomial(t, lanes.mul(t, t), SCALED_ERFC)
+    factor, factor_low = lanes.fast_sum(lanes.const(1.25), excess)
     square, square_low = lanes.exact_product(size, size)
     power = parts(lanes, lanes.neg(square), lanes.neg(square_low))
-    one = lanes.const(1.0)
     value, value_low = lanes.fast_sum(one, power.r)
     value_low = lanes.add(value_low, power.tail)
     product, product_low = lanes.exact_product(value, factor)
     product_low = lanes.fma(value, factor_low, lanes.fma(value_low, factor, product_low))
-    doubled = lanes.add(size, size)
-    divisor, divisor_low = lanes.exact_sum(doubled, one)
-    quotient, rest = lanes.exact_quotient(product, product_low, divisor, divisor_low)
+    quotient, rest = lanes.exact_quotient(product, product_low, divisor, divisor_low, inverse)
     return lanes.add(quotient, rest), power.n
 
 
