@@ -94,6 +94,18 @@ def _polynomials() -> tuple[Polynomial, ...]:
         "low": mp.mpf(1),
         "high": mp.mpf(2),
     }
+    erf = {
+        "value": _taylor_safe(lambda z: mp.erf(mp.sqrt(z)) / mp.sqrt(z) - 1),
+        "weight": lambda z: mp.mpf(1),
+        "low": mp.mpf(0),
+        "high": mp.mpf("0.5625"),
+    }
+    erfc = {
+        "value": _scaled_erfc,
+        "weight": lambda t: mp.mpf(1),
+        "low": mp.mpf("-0.67"),
+        "high": mp.mpf("0.7642"),
+    }
     half = {"low": mp.mpf("-0.5"), "high": mp.mpf("0.5")}
     return (
         Polynomial(name="EXP", degree=9, **exp),
@@ -113,22 +125,10 @@ def _polynomials() -> tuple[Polynomial, ...]:
             high=mp.mpf("0.1178"),
         ),
         Polynomial(name="CUBE_ROOT", degree=5, element="float", **cube_root),
-        Polynomial(
-            name="ERF",
-            degree=11,
-            value=_taylor_safe(lambda z: mp.erf(mp.sqrt(z)) / mp.sqrt(z) - 1),
-            weight=lambda z: mp.mpf(1),
-            low=mp.mpf(0),
-            high=mp.mpf("0.5625"),
-        ),
-        Polynomial(
-            name="SCALED_ERFC",
-            degree=24,
-            value=_scaled_erfc,
-            weight=lambda t: mp.mpf(1),
-            low=mp.mpf("-0.67"),
-            high=mp.mpf("0.7642"),
-        ),
+        Polynomial(name="ERF", degree=11, **erf),
+        Polynomial(name="ERF_SHORT", degree=6, **erf),
+        Polynomial(name="SCALED_ERFC", degree=24, **erfc),
+        Polynomial(name="SCALED_ERFC_SHORT", degree=12, **erfc),
         Polynomial(
             name="GAMMA",
             degree=19,

@@ -38,8 +38,8 @@ INF, NAN = math.inf, math.nan
 #: Units of the last place that no result may be off by more than.
 BOUNDS_ULP = {
     **dict.fromkeys(FUNCTIONS, 1.0),
-    **dict.fromkeys(("log", "log2", "log10", "log1p", "pow"), 0.7),
-    **dict.fromkeys(("erf", "erfc"), 2.0),
+    **dict.fromkeys(("log", "log2", "log10", "log1p", "pow"), 0.8),
+    **dict.fromkeys(("erf", "erfc"), 1.25),
     **dict.fromkeys(("gamma", "lgamma"), 8.0),
 }
 
@@ -383,7 +383,7 @@ def test_the_same_bits_in_any_lane_on_any_level(name: str, element: str) -> None
     mixed = [a[order] for a in arguments]
     kinds = [(8, "host"), (16, "host")]
     if ON_X86:
-        kinds += [(8, "x86-64-v3"), (16, "x86-64-v4"), (1, "x86-64-v3")]
+        kinds += [(8, "x86-64-v3"), (16, "x86-64-v4"), (1, "x86-64-v3"), (8, "x86-64")]
     for lanes, level in kinds:
         got = bits(compiled(name, element, lanes, level)(*mixed))
         assert got == [alone[i] for i in order], (lanes, level)

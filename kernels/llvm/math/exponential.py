@@ -44,7 +44,7 @@ def _split_ln2(bits: int) -> tuple[float, float]:
 
 
 _DOUBLE, _FLOAT = _split_ln2(42), _split_ln2(15)
-EXPONENTIALS: Mapping[str, Exponential] = {
+_EXPONENTIALS: Mapping[str, Exponential] = {
     "double": Exponential(
         polynomial=EXP,
         polynomial2=EXP2,
@@ -66,7 +66,7 @@ EXPONENTIALS: Mapping[str, Exponential] = {
 
 def exponential_of(lanes: Lanes) -> Exponential:
     """Return the constants of the element."""
-    return EXPONENTIALS[lanes.element]
+    return _EXPONENTIALS[lanes.element]
 
 
 @dataclass(frozen=True, kw_only=True)

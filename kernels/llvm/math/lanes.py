@@ -165,7 +165,10 @@ class Lanes:
         return self.select(self.compare("gt", a, self.const(largest)), self.const(largest), a)
 
     def rarely(self, flags: str, values: Sequence[str], compute: Callable[[], Sequence[str]]) -> list[str]:
-        """Return floats: where a flag is set those of ``compute``, which runs if any lane needs it, else ``values``."""
+        """Return floats: where a flag is set those of ``compute``, which runs if any lane needs it, else ``values``.
+
+        A lane gets the same whatever stands in the others. The code goes on in another block.
+        """
         code = self.code
         before, rare, done = code.block, code.fresh_label("rare"), code.fresh_label("usual")
         code.add(f"br i1 {self.emitter.any(flags)}, label %{rare}, label %{done}")

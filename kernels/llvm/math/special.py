@@ -1,7 +1,7 @@
-"""erf, erfc, gamma and lgamma; float32 is computed in float64.
+"""erf, erfc, gamma and lgamma; float32 is computed in float64, erf and erfc with shorter polynomials there.
 
 - erf below 3/4 is a polynomial of x * x. Beyond, erfc is exp(-x * x) / (1 + 2 x) times a polynomial of
-  (x - 15/4) / (x + 15/4) that covers all positive x (Shepherd and Laframboise 1981). At most 2 ULP.
+  (x - 15/4) / (x + 15/4) that covers all positive x (Shepherd and Laframboise 1981). At most 1.25 ULP.
 - gamma and lgamma below 8.5 are gamma(2 + t), with t from the nearest whole number, and its recurrence; beyond,
   Stirling's series; negative x by the reflection formula. At most 8 ULP. lgamma of a negative number is a difference:
   log(pi / |x sin(pi x)|) - lgamma(-x), and at most 8 ULP of the larger of these and 1 off, also near its zeros.
@@ -10,10 +10,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from dataflare.kernels.llvm.math.exponential import parts
-from dataflare.kernels.llvm.math.fitted import ERF, GAMMA, LOG_GAMMA, SCALED_ERFC, SIN_PI, STIRLING
+from dataflare.kernels.llvm.math.fitted import (
+    ERF,
+    ERF_SHORT,
+    EXP_SHORT,
+    GAMMA,
+    LOG_GAMMA,
+    SCALED_ERFC,
+    SCALED_ERFC_SHORT,
+    SIN_PI,
+    STIRLING,
+)
 from dataflare.kernels.llvm.math.lanes import Lanes
 from dataflare.kernels.llvm.math.logarithms import joined, log, mantissa, series
 from dataflare.kernels.llvm.math.powers import log_pair
@@ -29,10 +39,10 @@ _ROOT_OF_TWO_PI = 2.5066282746310002
 _HALF_LOG_OF_TWO_PI = 0.9189385332046728
 
 
-def _erf_excess(lanes: Lanes, x: str) -> str:
+def _erf_excess(lanes: Lanes, x: str, polynomial: Sequence[float]) -> str:
     """Return erf(x) - x for small x."""
     square = lanes.mul(x, x)
-    return lanes.mul(x, lanes.paired_polynomial(square, lanes.mul(square, square), ERF))
+    return lanes.mul(x, lanes.paired_polynomial(square, lanes.mul(square, square), polynomial))
 
 
 def _erfc_parts(lanes: Lanes, size: str) -> tuple[str, str]:
@@ -60,25 +70,58 @@ def _erfc_parts(lanes: Lanes, size: str) -> tuple[str, str]:
 
 def _erf(lanes: Lanes, x: str) -> str:
     size = lanes.call("fabs", x)
-    small = lanes.add(x, _erf_excess(lanes, x))
+    small = lanes.add(x, _erf_excess(lanes, x, ERF))
     value, n = _erfc_parts(lanes, lanes.at_most(size, 6.5))
-    large = lanes.sub(lanes.const(1.0), lanes.times_power(value, n))
+    return _joined_erf(lanes, x, size, small, lanes.times_power(value, n))
+
+
+def _joined_erf(lanes: Lanes, x: str, size: str, small: str, erfc: str) -> str:
     is_small = lanes.compare("lt", size, lanes.const(_ERF_SERIES_BELOW))
-    result = lanes.select(is_small, small, large)
+    result = lanes.select(is_small, small, lanes.sub(lanes.const(1.0), erfc))
     return lanes.call("copysign", result, x)
 
 
 def _erfc(lanes: Lanes, x: str) -> str:
     size, one = lanes.call("fabs", x), lanes.const(1.0)
     total, lost = lanes.fast_sum(one, lanes.neg(x))
-    small = lanes.add(total, lanes.sub(lost, _erf_excess(lanes, x)))
+    small = lanes.add(total, lanes.sub(lost, _erf_excess(lanes, x, ERF)))
     value, n = _erfc_parts(lanes, lanes.at_most(size, _LARGEST_ERFC))
     quick = lanes.times_power(value, n)
     far = lanes.is_not("lt", size, lanes.const(26.0))
     large = lanes.rarely(far, [quick], lambda: [lanes.scaled(value, n)])[0]
+    return _joined_erfc(lanes, x, size, small, large)
+
+
+def _joined_erfc(lanes: Lanes, x: str, size: str, small: str, large: str) -> str:
     is_negative = lanes.compare("lt", x, lanes.const(0.0))
     large = lanes.select(is_negative, lanes.sub(lanes.const(2.0), large), large)
     return lanes.select(lanes.compare("lt", size, lanes.const(_ERF_SERIES_BELOW)), small, large)
+
+
+def _short_erfc_of_positive(lanes: Lanes, size: str) -> str:
+    """Return erfc of a positive float64 with digits enough for float32, of which it is 0 from 12 on."""
+    size = lanes.at_most(size, 12.0)
+    one, centre = lanes.const(1.0), lanes.const(3.75)
+    divisor, moved = lanes.add(lanes.add(size, size), one), lanes.add(size, centre)
+    shared = lanes.div(one, lanes.mul(moved, divisor))
+    t = lanes.mul(lanes.mul(lanes.sub(size, centre), divisor), shared)
+    excess = lanes.paired_polynomial(t, lanes.mul(t, t), SCALED_ERFC_SHORT)
+    factor = lanes.mul(lanes.add(excess, lanes.const(1.25)), lanes.mul(moved, shared))
+    power = parts(lanes, lanes.neg(lanes.mul(size, size)), polynomial=EXP_SHORT)
+    value = lanes.add(one, lanes.add(power.r, power.tail))
+    return lanes.times_power(lanes.mul(value, factor), power.n)
+
+
+def _short_erf(lanes: Lanes, x: str) -> str:
+    size = lanes.call("fabs", x)
+    small = lanes.add(x, _erf_excess(lanes, x, ERF_SHORT))
+    return _joined_erf(lanes, x, size, small, _short_erfc_of_positive(lanes, size))
+
+
+def _short_erfc(lanes: Lanes, x: str) -> str:
+    size = lanes.call("fabs", x)
+    small = lanes.sub(lanes.sub(lanes.const(1.0), x), _erf_excess(lanes, x, ERF_SHORT))
+    return _joined_erfc(lanes, x, size, small, _short_erfc_of_positive(lanes, size))
 
 
 def _is_whole(lanes: Lanes, x: str) -> str:
@@ -202,21 +245,23 @@ def _lgamma(lanes: Lanes, x: str) -> str:
     return lanes.rarely(unusual, [value], careful)[0]
 
 
-def _in_float64(function: Callable[..., str]) -> Callable[..., str]:
-    """Return a function that computes float32 in float64 and rounds the result."""
+def _in_float64(
+    function: Callable[..., str], of_float: Callable[..., str] | None = None
+) -> Callable[..., str]:
+    """Return a function that computes float32 in float64, maybe by a shorter way, and rounds the result."""
 
-    def compute(lanes: Lanes, *arguments: str) -> str:
+    def compute(lanes: Lanes, x: str) -> str:
         if lanes.element == "double":
-            return function(lanes, *arguments)
+            return function(lanes, x)
         wide = Lanes(lanes.emitter, "double")
-        return lanes.narrow(function(wide, *(lanes.widen(a) for a in arguments)))
+        return lanes.narrow((of_float or function)(wide, lanes.widen(x)))
 
     return compute
 
 
 FUNCTIONS: Mapping[str, Callable[..., str]] = {
-    "erf": _in_float64(_erf),
-    "erfc": _in_float64(_erfc),
+    "erf": _in_float64(_erf, _short_erf),
+    "erfc": _in_float64(_erfc, _short_erfc),
     "gamma": _in_float64(_gamma),
     "lgamma": _in_float64(_lgamma),
 }
