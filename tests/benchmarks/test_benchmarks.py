@@ -110,6 +110,18 @@ def test_math_accuracy(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_own_math(tmp_path: Path) -> None:
+    report = run_table(
+        "own_math", "--functions", "exp,pow", "--rounds", "1", json_path=tmp_path / "report.json"
+    )
+    assert_report(report, "own_math")
+    assert [section["title"] for section in report["sections"]] == [
+        f"{name} {element}" for element in ("double", "float") for name in ("exp", "pow")
+    ]
+    assert all(ns > 0 for section in report["sections"] for ns in section["ns"].values())
+
+
+@pytest.mark.slow
 def test_microbatch(tmp_path: Path) -> None:
     report = run_table("microbatch", "--size", "1k", "--rounds", "1", json_path=tmp_path / "report.json")
     assert_report(report, "microbatch")

@@ -7,7 +7,7 @@ what they return is the same to the bit on every device that has a fused multipl
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class Lanes:
         self.code = emitter.code
         self.element = element
         self.bits = 64 if element == "double" else 32
+        self.fraction_bits = 52 if element == "double" else 23
+        self.bias = 1023 if element == "double" else 127
         self.integer = f"i{self.bits}"
         self.floats = emitter.type_of(element)
         self.integers = emitter.type_of(self.integer)
@@ -82,6 +84,51 @@ class Lanes:
             result = self.fma(result, x, self.const(coefficient))
         return result
 
+    def paired_polynomial(self, x: str, square: str, coefficients: Sequence[float]) -> str:
+        """Return the polynomial as two of even and odd powers: half the wait of Horner's rule, for two operations."""
+        even = self.polynomial(square, coefficients[::2])
+        odd = self.polynomial(square, coefficients[1::2])
+        return self.fma(odd, x, even)
+
+    def fast_sum(self, a: str, b: str) -> tuple[str, str]:
+        """Return a + b and its rounding error, where |a| >= |b| or a is 0 (Dekker 1971)."""
+        total = self.add(a, b)
+        return total, self.add(self.sub(a, total), b)
+
+    def exact_sum(self, a: str, b: str) -> tuple[str, str]:
+        """Return a + b and its rounding error (Knuth)."""
+        total = self.add(a, b)
+        of_b = self.sub(total, a)
+        of_a = self.sub(total, of_b)
+        return total, self.add(self.sub(a, of_a), self.sub(b, of_b))
+
+    def exact_product(self, a: str, b: str) -> tuple[str, str]:
+        """Return a * b and its rounding error."""
+        product = self.mul(a, b)
+        return product, self.fma(a, b, self.neg(product))
+
+    def exact_quotient(
+        self, a: str, a_low: str, b: str, b_low: str, inverse: str | None = None
+    ) -> tuple[str, str]:
+        """Return (a + a_low) / (b + b_low) and nearly all of its rounding error, for one division.
+
+        There is none where ``inverse`` is given, which is 1 / b within a few units of the last place.
+        """
+        if inverse is None:
+            inverse = self.div(self.const(1.0), b)
+        quotient = self.mul(a, inverse)
+        minus = self.neg(quotient)
+        missing = self.fma(minus, b_low, self.add(self.fma(minus, b, a), a_low))
+        return quotient, self.mul(missing, inverse)
+
+    def widen(self, a: str) -> str:
+        """Return a group of float32 as float64, for a `Lanes` of these."""
+        return self.code.value(f"fpext {self.floats} {a} to {self.emitter.type_of('double')}")
+
+    def narrow(self, a: str) -> str:
+        """Return a group of float64 rounded to float32, the element of these lanes."""
+        return self.code.value(f"fptrunc {self.emitter.type_of('double')} {a} to {self.floats}")
+
     # ---------------------------------------------------------------------------------- flags and choices
 
     def compare(self, relation: str, a: str, b: str) -> str:
@@ -113,6 +160,28 @@ class Lanes:
             f"select {self.flags} {flags}, {self.integers} {then}, {self.integers} {otherwise}"
         )
 
+    def at_most(self, a: str, largest: float) -> str:
+        """Return the smaller of both; NaN stays."""
+        return self.select(self.compare("gt", a, self.const(largest)), self.const(largest), a)
+
+    def rarely(self, flags: str, values: Sequence[str], compute: Callable[[], Sequence[str]]) -> list[str]:
+        """Return floats: where a flag is set those of ``compute``, which runs if any lane needs it, else ``values``.
+
+        A lane gets the same whatever stands in the others. The code goes on in another block.
+        """
+        code = self.code
+        before, rare, done = code.block, code.fresh_label("rare"), code.fresh_label("usual")
+        code.add(f"br i1 {self.emitter.any(flags)}, label %{rare}, label %{done}")
+        code.label(rare)
+        chosen = [self.select(flags, new, old) for new, old in zip(compute(), values, strict=True)]
+        after = code.block
+        code.add(f"br label %{done}")
+        code.label(done)
+        return [
+            code.value(f"phi {self.floats} [ {old}, %{before} ], [ {new}, %{after} ]")
+            for old, new in zip(values, chosen, strict=True)
+        ]
+
     # ------------------------------------------------------------------------------------------ integers
 
     def integer_op(self, op: str, a: str, b: str) -> str:
@@ -130,3 +199,29 @@ class Lanes:
     def from_bits(self, a: str) -> str:
         """Return integers as the floats with the same bits."""
         return self.code.value(f"bitcast {self.integers} {a} to {self.floats}")
+
+    def nearest(self, x: str, factor: float = 1.0) -> tuple[str, str]:
+        """Return the whole number nearest to x * factor, as float and integer; within 2**20 of 0, half to even.
+
+        Adding 1.5 * 2**fraction_bits leaves the whole number in the lowest bits (the old trick, in Hart 1968): there
+        are no vector conversions to int64 on many CPUs.
+        """
+        magic = 1.5 * 2.0**self.fraction_bits
+        moved = self.fma(x, self.const(factor), self.const(magic))
+        bits = self.integer_op("sub", self.to_bits(moved), self.to_bits(self.const(magic)))
+        return self.sub(moved, self.const(magic)), bits
+
+    def times_power(self, x: str, n: str) -> str:
+        """Return x * 2**n by adding to the exponent: right where x and the result are normal numbers."""
+        shifted = self.integer_op("shl", n, self.whole(self.fraction_bits))
+        return self.from_bits(self.integer_op("add", self.to_bits(x), shifted))
+
+    def scaled(self, x: str, n: str) -> str:
+        """Return x * 2**n, rounded once, also where it overflows or is subnormal; |n| up to twice the bias."""
+        above = self.integer_op("add", n, self.whole(4 * self.bias))
+        half = self.integer_op(
+            "sub", self.integer_op("lshr", above, self.whole(1)), self.whole(2 * self.bias)
+        )
+        one = self.const(1.0)
+        first = self.mul(x, self.times_power(one, half))
+        return self.mul(first, self.times_power(one, self.integer_op("sub", n, half)))
