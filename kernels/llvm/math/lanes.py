@@ -82,6 +82,16 @@ class Lanes:
             result = self.fma(result, x, self.const(coefficient))
         return result
 
+    def split_polynomial(self, x: str, square: str, coefficients: Sequence[float]) -> str:
+        """Return what `polynomial` does by even and odd powers apart: half the wait, one product (``square``) more."""
+        odd = self.polynomial(square, coefficients[1::2])
+        return self.fma(odd, x, self.polynomial(square, coefficients[::2]))
+
+    def quick_two_sum(self, a: str, b: str) -> tuple[str, str]:
+        """Return a + b and what its rounding lost; b is not greater than a in size."""
+        total = self.add(a, b)
+        return total, self.sub(b, self.sub(total, a))
+
     # ---------------------------------------------------------------------------------- flags and choices
 
     def compare(self, relation: str, a: str, b: str) -> str:
