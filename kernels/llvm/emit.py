@@ -320,7 +320,9 @@ class Emitter:
         if node.op != "convert" or node.type != FLOAT32 or node.args[0].op != "call":
             return None
         call = node.args[0]
-        if call.attr not in self.target.vector_math32 and not (self.target.own_math and call.attr in FUNCTIONS):
+        if call.attr not in self.target.vector_math32 and not (
+            self.target.own_math and call.attr in FUNCTIONS
+        ):
             return None
         from_float32 = all(a.op == "convert" and a.args[0].type == FLOAT32 for a in call.args)
         return call if from_float32 and call.type == FLOAT64 else None

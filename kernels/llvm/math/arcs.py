@@ -136,7 +136,7 @@ def _arctangent(lanes: Lanes, above: str, below: str, base: str, base_low: str, 
     t = lanes.mul(above, inverse)
     lost = lanes.mul(lanes.fma(lanes.neg(t), below, above), inverse)
     z = lanes.mul(t, t)
-    rest = lanes.split_polynomial(z, lanes.mul(z, z), ARCTANGENT[lanes.element])
+    rest = lanes.polynomial(z, ARCTANGENT[lanes.element])  # even and odd powers apart would cancel each other
     rest = lanes.fma(lanes.mul(t, z), rest, lost)
     t, rest = lanes.select(turned, lanes.neg(t), t), lanes.select(turned, lanes.neg(rest), rest)
     total = lanes.add(base, t)
@@ -166,9 +166,7 @@ def hypot(lanes: Lanes, x: str, y: str) -> str:
     unordered = lanes.code.value(f"fcmp uno {lanes.floats} {x}, {y}")
     result = lanes.select(unordered, lanes.add(x, y), result)
     infinity = lanes.const(math.inf)
-    endless = lanes.flag(
-        "or", lanes.compare("eq", width, infinity), lanes.compare("eq", height, infinity)
-    )
+    endless = lanes.flag("or", lanes.compare("eq", width, infinity), lanes.compare("eq", height, infinity))
     return lanes.select(endless, infinity, result)
 
 

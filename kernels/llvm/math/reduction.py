@@ -1,4 +1,4 @@
-"""Brings the arguments of sine, cosine and tangent near zero: what is left of x beside multiples of half or quarter turns.
+"""Brings the arguments of sine, cosine and tangent near zero: what is left beside multiples of half or quarter turns.
 
 Up to a limit by the multiple of pi in three parts (Cody and Waite, "Software Manual for the Elementary Functions",
 1980), where a fused multiply-add makes the first product exact. Beyond it by as many bits of 2/pi as the argument
@@ -19,9 +19,9 @@ __all__ = ["reduced"]
 
 _PI: Mapping[str, tuple[float, float, float]] = {
     "double": (3.141592653589793, 1.2246467991473532e-16, -2.9947698097183397e-33),
-    "float": (3.1415927410125732, -8.742277657347586e-08, -3.4302490200117637e-15),
+    "float": (3.141592502593994, 1.5099580252808664e-07, -3.4302490200117637e-15),
 }
-"""Pi as the sum of three floats of each width."""
+"""Pi as the sum of three floats of each width; the second is positive, which keeps the sign of -0.0."""
 
 _LARGE: Mapping[str, float] = {"double": 2.0**30, "float": 2.0**15}
 """From here on in absolute value the multiple of pi cannot be told from the product with its reciprocal."""
@@ -60,8 +60,10 @@ def reduced(lanes: Lanes, x: str, *, quarter: bool = False, shifted: bool = Fals
         turns = lanes.fma(x, lanes.const(1 / high), to_whole)
         n = lanes.sub(turns, to_whole)
     first = lanes.fma(n, lanes.const(-high), x)  # exact, since it is of the size of a turn
-    second = lanes.fma(n, lanes.const(-middle), first)
-    excess = lanes.fma(n, lanes.const(middle), lanes.sub(second, first))
+    product = lanes.mul(n, lanes.const(middle))
+    second = lanes.sub(first, product)
+    excess = lanes.add(lanes.sub(second, first), product)  # exact, also where nearly nothing is left
+    excess = lanes.add(excess, lanes.fma(n, lanes.const(middle), lanes.neg(product)))
     excess = lanes.fma(n, lanes.const(end), excess)
     r = lanes.sub(second, excess)
     low = lanes.sub(lanes.sub(second, r), excess)

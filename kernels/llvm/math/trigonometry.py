@@ -39,7 +39,7 @@ def cos(lanes: Lanes, x: str) -> str:
 
 
 def _sine_of(lanes: Lanes, r: str, _low: str, odd: str) -> str:
-    """Return r + r * w, where w = sin(r) / r - 1; the product is rounded with the sum, and w costs a third of a unit."""
+    """Return r + r * w, where w = sin(r) / r - 1; the product is rounded with the sum, w to a third of a unit."""
     first, *others = SINE_HALF_TURN[lanes.element]
     z = lanes.mul(r, r)
     lost = lanes.fma(r, r, lanes.neg(z))
