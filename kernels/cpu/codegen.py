@@ -76,7 +76,8 @@ def generate(program: RecordProgram, target: Target) -> Generated:
             *module.functions,
             *bodies,
             "attributes #0 = { nounwind }\nattributes #1 = { nounwind willreturn }\n"
-            "attributes #2 = { nounwind willreturn memory(none) }\n!0 = !{i32 1}",
+            "attributes #2 = { nounwind willreturn memory(none) }\n"
+            "attributes #3 = { cold noinline nounwind willreturn memory(none) }\n!0 = !{i32 1}",
         ]
     )
     return Generated(text, dense, nullable, dictionary_functions, streaming)

@@ -44,7 +44,8 @@ _MAX_BUSY_GROUP = 2
 
 _ATTRIBUTES = (
     "attributes #0 = { nounwind }\nattributes #1 = { nounwind willreturn }\n"
-    "attributes #2 = { nounwind willreturn memory(none) }\nattributes #3 = { convergent nounwind }"
+    "attributes #2 = { nounwind willreturn memory(none) }\n"
+    "attributes #3 = { cold noinline nounwind willreturn memory(none) }\nattributes #4 = { convergent nounwind }"
 )
 
 

@@ -85,8 +85,7 @@ pack:
   %bits = or i64 %magnitude, %sign
   %result = bitcast i64 %bits to double
   ret double %result
-}
-declare i64 @llvm.ctlz.i64(i64, i1)"""
+}"""
 
 _MEMCMP = """\
 define internal i32 @memcmp(ptr %a, ptr %b, i64 %size) alwaysinline nounwind {
@@ -152,6 +151,7 @@ _NAME = re.compile(r"@([\w.]+)\(")
 
 
 def _called(declaration: str) -> str:
+    """Return the name in a declaration, or in the definition of a function that comes with its tables."""
     match = _NAME.search(declaration)
     assert match is not None
     return match[1]
@@ -159,21 +159,25 @@ def _called(declaration: str) -> str:
 
 def functions_for(declarations: Iterable[str]) -> list[str]:
     """Return the definitions of the functions that are declared and are here."""
-    return [_FUNCTIONS[name] for name in sorted(set(map(_called, declarations)) & _FUNCTIONS.keys())]
+    called = {_called(d) for d in declarations if d.startswith("declare")}
+    return [_FUNCTIONS[name] for name in sorted(called & _FUNCTIONS.keys())]
 
 
 def undefined(declarations: Iterable[str]) -> set[str]:
-    """Return the declarations that remain, which are LLVM's own.
+    """Return the declarations that remain, which are LLVM's own, and the functions that came with them.
 
     Raises
     ------
     CompileError
         If a function of the C library is called that kernels have no counterpart of.
     """
-    rest = {d for d in declarations if _called(d) not in _FUNCTIONS}
-    missing = sorted(_called(d) for d in rest if not _called(d).startswith("llvm."))
+    rest = {d for d in declarations if not (d.startswith("declare") and _called(d) in _FUNCTIONS)}
+    external = [_called(d) for d in rest if d.startswith("declare")]
+    missing = sorted(name for name in external if not name.startswith("llvm."))
     if missing:
         raise CompileError(
             f"{', '.join(missing)} cannot be computed on CUDA in this version: use device='cpu' for this function."
         )
+    if any("@fmod(" in d for d in declarations):
+        rest.add("declare i64 @llvm.ctlz.i64(i64, i1)")
     return rest

@@ -64,7 +64,7 @@ class Threads:
 
     def ballot(self, flag: str) -> str:
         """Return the flags of all threads of the warp as the bits of an i32."""
-        self.code.declare("declare i32 @llvm.nvvm.vote.ballot.sync(i32, i1) #3")
+        self.code.declare("declare i32 @llvm.nvvm.vote.ballot.sync(i32, i1) #4")
         return self.code.value(f"call i32 @llvm.nvvm.vote.ballot.sync(i32 -1, i1 {flag})")
 
     def before_me(self, word: str) -> str:
@@ -74,7 +74,7 @@ class Threads:
 
     def or_of_all(self, value: str) -> str:
         """Return the union of the bits (i32) of all threads of the warp, in each of them."""
-        self.code.declare("declare i32 @llvm.nvvm.shfl.sync.bfly.i32(i32, i32, i32, i32) #3")
+        self.code.declare("declare i32 @llvm.nvvm.shfl.sync.bfly.i32(i32, i32, i32, i32) #4")
         distance = WARP_THREADS // 2
         while distance:
             other = self.code.value(

@@ -14,6 +14,8 @@ from dataflare.kernels.dtypes import FLOAT32, FLOAT64, ValueType
 from dataflare.kernels.llvm.division import divide_by_constant
 from dataflare.kernels.llvm.floor_division import float_remainder, floor_division
 from dataflare.kernels.llvm.loops import emit_loop
+from dataflare.kernels.llvm.math.functions import FUNCTIONS
+from dataflare.kernels.llvm.math.lanes import Lanes
 from dataflare.kernels.llvm.target import MATH_FUNCTIONS, Target
 from dataflare.kernels.udf.ir import Node
 
@@ -76,7 +78,7 @@ class Code:
         return name
 
     def declare(self, text: str) -> None:
-        """Declare an external function."""
+        """Add what the module has beside the function: an external function, or one of its own with its tables."""
         self.declarations[text] = None
 
 
@@ -188,8 +190,7 @@ class Emitter:
         if node.op == "call":
             return self._call(node)
         if (call := self._narrow_call(node)) is not None:
-            symbol = self.target.vector_math32[call.attr]
-            return self._vector_calls(symbol, "float", [self.emit(a.args[0]) for a in call.args])
+            return self._narrow_math(call.attr, [self.emit(a.args[0]) for a in call.args])
         args = [self.emit(a) for a in node.args]
         kind, text = node.type, self.node_type(node)
         if node.op == "convert":
@@ -296,6 +297,8 @@ class Emitter:
         element = lane_type(node.type)
         if node.attr in _INTRINSICS:
             return self.intrinsic(node.attr, element, *args)
+        if self.target.own_math and node.attr in FUNCTIONS:
+            return FUNCTIONS[node.attr](Lanes(self, element), *args)
         symbol = self.target.vector_math.get(node.attr)
         if symbol is None:
             return self._scalar_calls(node, args)
@@ -317,10 +320,18 @@ class Emitter:
         if node.op != "convert" or node.type != FLOAT32 or node.args[0].op != "call":
             return None
         call = node.args[0]
-        if call.attr not in self.target.vector_math32:
+        if call.attr not in self.target.vector_math32 and not (
+            self.target.own_math and call.attr in FUNCTIONS
+        ):
             return None
         from_float32 = all(a.op == "convert" and a.args[0].type == FLOAT32 for a in call.args)
         return call if from_float32 and call.type == FLOAT64 else None
+
+    def _narrow_math(self, name: str, args: list[str]) -> str:
+        """Return a function of float32, computed in float32."""
+        if self.target.own_math and name in FUNCTIONS:
+            return FUNCTIONS[name](Lanes(self, "float"), *args)
+        return self._vector_calls(self.target.vector_math32[name], "float", args)
 
     def _vector_calls(self, symbol: str, element: str, args: list[str]) -> str:
         code = self.code

@@ -30,7 +30,8 @@ class Target:
     ``has_compress`` says that lanes of 32 and 64 bits can be moved to the front of a register under a mask,
     ``has_short_compress`` the same of 8 and 16 bits. ``remainder`` names a function to call for C's fmod of
     float64 where LLVM's own instruction is not exact. ``vector_math`` names the vector function of each
-    mathematical function on float64, ``vector_math32`` on float32.
+    mathematical function on float64, ``vector_math32`` on float32; ``exact`` leaves all of
+    them to the C library.
     """
 
     triple: str
@@ -46,6 +47,7 @@ class Target:
     remainder: str | None = None
     vector_math: Mapping[str, str] = field(default_factory=dict)
     vector_math32: Mapping[str, str] = field(default_factory=dict)
+    exact: bool = False
 
     @property
     def lanes(self) -> int:
@@ -53,6 +55,11 @@ class Target:
         return max(8, self.register_bytes // 4)
 
     @property
+    def own_math(self) -> bool:
+        """Whether functions are computed by code of ``kernels.llvm.math``, which needs a fused multiply-add."""
+        return self.has_fma and not self.exact
+
+    @property
     def exact_math(self) -> Target:
         """The same CPU with mathematical functions called one record at a time, in the C library."""
-        return replace(self, vector_math={}, vector_math32={})
+        return replace(self, vector_math={}, vector_math32={}, exact=True)
