@@ -179,7 +179,7 @@ class GpuMemoryMonitor:
                 return self._kept(str(error), lost=True)
             except Exception as error:  # a monitor must never take the run down
                 self._failures += 1
-                reason = f"{probe.source}: {error or type(error).__name__}"
+                reason = f"{probe.source}: {str(error) or type(error).__name__}"
                 return self._kept(reason, lost=self._failures >= self.FAILURES_UNTIL_LOST)
             else:
                 self._failures = 0
