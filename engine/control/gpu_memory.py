@@ -19,6 +19,7 @@ from dataflare.kernels.devices.driver import CudaDevice
 
 __all__ = [
     "BackendMemoryProbe",
+    "DeviceFailingError",
     "DeviceLostError",
     "GpuMemoryMonitor",
     "MemoryProbe",
@@ -36,6 +37,10 @@ class DeviceLostError(Exception):
     """The device is gone and does not come back while this process lives."""
 
 
+class DeviceFailingError(Exception):
+    """The device answers with an error that nobody knows: this may pass, and where it does not, it is lost."""
+
+
 class MemoryProbe(Protocol):
     """One source of a device's memory figures."""
 
@@ -48,7 +53,7 @@ class MemoryProbe(Protocol):
 
         Raises
         ------
-        SourceUnavailableError, DeviceLostError
+        SourceUnavailableError, DeviceLostError, DeviceFailingError
             As they say; any other exception is a failure that may pass.
         """
 
@@ -102,8 +107,8 @@ class UnifiedMemoryProbe:
 class GpuMemoryMonitor:
     """Memory use of one GPU: what others and this process use, without what its pool holds for nobody.
 
-    A failure keeps the last value and says so (``stale``, ``error``). A device that is lost, or has failed in
-    unknown ways `FAILURES_UNTIL_LOST` times in a row, is ``lost``: the controller admits nothing more for it.
+    A failure keeps the last value and says so (``stale``, ``error``). A device that is lost, or has failed with
+    an unknown error `FAILURES_UNTIL_LOST` times in a row, is ``lost``: the controller admits nothing more for it.
 
     Parameters
     ----------
@@ -177,10 +182,11 @@ class GpuMemoryMonitor:
             except DeviceLostError as error:
                 self._is_gone = True
                 return self._kept(str(error), lost=True)
-            except Exception as error:  # a monitor must never take the run down
+            except DeviceFailingError as error:
                 self._failures += 1
-                reason = f"{probe.source}: {str(error) or type(error).__name__}"
-                return self._kept(reason, lost=self._failures >= self.FAILURES_UNTIL_LOST)
+                return self._kept(str(error), lost=self._failures >= self.FAILURES_UNTIL_LOST)
+            except Exception as error:  # a monitor must never take the run down
+                return self._kept(f"{probe.source}: {str(error) or type(error).__name__}", lost=False)
             else:
                 self._failures = 0
                 return MemoryReading(max(0, total - free), total, probe.source, now_s)

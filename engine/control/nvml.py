@@ -1,22 +1,24 @@
 """NvmlMemoryProbe: the memory of one GPU, read through NVIDIA's management library (the package nvidia-ml-py).
 
-Turns the library's error codes into the three things that `GpuMemoryMonitor` tells apart: no answer to be had here,
-a failure that may pass, a device that is lost. Does not decide what follows from them.
+Turns the library's error codes into what `GpuMemoryMonitor` tells apart: no answer to be had here, a failure that may
+pass, a device that fails or is lost. Does not decide what follows from them.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from dataflare.control.gpu_memory import DeviceLostError, SourceUnavailableError
+from dataflare.control.gpu_memory import DeviceFailingError, DeviceLostError, SourceUnavailableError
 from dataflare.kernels.devices.driver import CudaDevice
 
 __all__ = ["NvmlMemoryProbe"]
 
 # nvmlReturn_t: what will not change while this process lives, and what ends the device.
 _UNAVAILABLE = {
+    2: "it does not know this device",
     3: "not supported on this device",
     4: "no permission",
+    6: "it does not know this device",
     9: "the driver is not loaded",
     12: "libnvidia-ml.so.1 is not here",
     13: "the driver's NVML is too old",
@@ -27,6 +29,7 @@ _LOST = {
     16: "the GPU needs a reset",
 }
 _UNINITIALIZED = 1
+_UNKNOWN = 999
 _LOOK_ELSEWHERE = (2, 4, 6)
 """Not a UUID it knows, or not one it may give: the PCI bus id may still do."""
 
@@ -59,8 +62,8 @@ class NvmlMemoryProbe:
         ------
         SourceUnavailableError
             There is no such answer on this machine, now or later.
-        DeviceLostError
-            The device is gone.
+        DeviceLostError, DeviceFailingError
+            The device is gone, or may be.
         Exception
             Any other failure, which may pass.
         """
@@ -79,7 +82,8 @@ class NvmlMemoryProbe:
                 raise SourceUnavailableError(f"NVML: {_UNAVAILABLE[error.value]}") from error
             if error.value in _LOST:
                 raise DeviceLostError(f"NVML: {_LOST[error.value]}") from error
-            self._handle = None
+            if error.value == _UNKNOWN:
+                raise DeviceFailingError(f"NVML: {error}") from error
             raise
 
     def driver_version(self) -> str:

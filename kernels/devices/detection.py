@@ -45,7 +45,6 @@ _INIT_FAILURES: Mapping[int, tuple[str, str]] = {
         "libcuda.so.1 is the stub of a CUDA toolkit, not a driver",
         "Take the toolkit's folder 'stubs' out of LD_LIBRARY_PATH, and install NVIDIA's driver.",
     ),
-    35: ("the driver is too old", "Update NVIDIA's driver."),
     36: ("the driver is too old", "Update NVIDIA's driver."),
     46: (
         "the GPU is busy or reserved for another process",

@@ -20,6 +20,7 @@ from dataflare.control import (
 )
 from dataflare.control.gpu_memory import (
     BackendMemoryProbe,
+    DeviceFailingError,
     DeviceLostError,
     SourceUnavailableError,
     UnifiedMemoryProbe,
@@ -134,12 +135,28 @@ def test_a_lost_device_is_not_asked_again() -> None:
 
 
 def test_three_unknown_failures_in_a_row_are_a_lost_device_until_one_reading_succeeds() -> None:
-    clock, bad = Clock(), RuntimeError("unknown")
+    clock, bad = Clock(), DeviceFailingError("unknown")
     monitor = GpuMemoryMonitor(
         "cuda:0", [Scripted((9, 9), bad, bad, (9, 9), bad, bad, bad, (9, 9))], clock=clock
     )
     states = [reading.status for reading in readings(monitor, clock, 8)]
     assert states == ["ok", "stale", "stale", "ok", "stale", "stale", "lost", "ok"]
+
+
+def test_any_other_failure_is_not_a_lost_device_however_often() -> None:
+    clock = Clock()
+    monitor = GpuMemoryMonitor("cuda:0", [Scripted((9, 9), TimeoutError())], clock=clock)
+    assert {reading.status for reading in readings(monitor, clock, 20)[1:]} == {"stale"}
+    assert monitor.last.error == "scripted: TimeoutError"
+
+
+def test_a_pool_that_fails_is_not_a_lost_device() -> None:
+    def broken() -> int:
+        raise RuntimeError("pool")
+
+    clock = Clock()
+    monitor = GpuMemoryMonitor("cuda:0", [Scripted((9, 9))], pool_free_bytes=broken, clock=clock)
+    assert {reading.status for reading in readings(monitor, clock, 20)} == {"unknown"}
 
 
 def test_unified_memory_is_the_hosts(tmp_path: Path) -> None:
@@ -281,6 +298,19 @@ def test_a_gpu_that_nvml_calls_lost_is_lost(nvml: ctypes.CDLL, code: int) -> Non
     reading = monitor.read()
     assert (reading.status, reading.pressure) == ("lost", 0.5)
     assert nvml.fake_queries() == 2
+
+
+def test_a_device_that_nvml_does_not_know_is_not_a_lost_one(nvml: ctypes.CDLL) -> None:
+    stranger = replace(WHOLE, uuid="GPU-other", pci_bus_id="0000:09:00.0")
+    with pytest.raises(SourceUnavailableError, match="does not know this device"):
+        NvmlMemoryProbe(stranger).read()
+
+
+@pytest.mark.parametrize("code", [10, 17, 20])
+def test_other_codes_are_failures_that_may_pass(nvml: ctypes.CDLL, code: int) -> None:
+    nvml.fake_memory(0, 0, code)
+    clock = Clock()
+    assert {r.status for r in readings(gpu_memory_monitor(WHOLE, clock=clock), clock, 5)} == {"unknown"}
 
 
 def test_an_unknown_error_may_pass(nvml: ctypes.CDLL) -> None:

@@ -124,7 +124,6 @@ def test_a_library_that_cannot_be_loaded_is_not_a_missing_one(tmp_path: Path) ->
     [
         (3, "forked", "spawn"),
         (34, "stub", "LD_LIBRARY_PATH"),
-        (35, "too old", "Update"),
         (36, "too old", "Update"),
         (46, "busy", "CUDA_VISIBLE_DEVICES"),
         (100, "sees no GPU", "--gpus all"),
