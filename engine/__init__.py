@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         BatchingMetrics,
         CreditConfig,
         CreditMode,
+        GpuMemoryMonitor,
         HostMemoryMonitor,
         MemoryBudget,
     )
@@ -71,6 +72,7 @@ __all__ = [
     "DataFlareError",
     "DeviceUnavailableError",
     "Explanation",
+    "GpuMemoryMonitor",
     "HostMemoryMonitor",
     "MemoryBudget",
     "MemoryLimitError",
@@ -119,6 +121,7 @@ _MODULES = {
     "DataFlareError": "dataflare.kernels.errors",
     "DeviceUnavailableError": "dataflare.kernels.errors",
     "Explanation": "dataflare.plan.explanation",
+    "GpuMemoryMonitor": "dataflare.control",
     "HostMemoryMonitor": "dataflare.control",
     "MemoryBudget": "dataflare.control",
     "MemoryLimitError": "dataflare.kernels.errors",

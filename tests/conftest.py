@@ -7,8 +7,11 @@ always draw the same ones; ``explore`` draws new ones each time.
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -99,3 +102,22 @@ def _batch(schema: pa.Schema, columns: Sequence[HostColumn], num_rows: int) -> p
     if not arrays:
         return pa.RecordBatch.from_struct_array(pa.array([{}] * num_rows, pa.struct([])))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+CompileC = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def compile_c(tmp_path_factory: pytest.TempPathFactory) -> CompileC:
+    """Return ``compile(name, *flags)``: a library of its own, made of ``tests/fakes/name.c``."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler for the fake driver libraries")
+
+    def compile_library(name: str, *flags: str) -> Path:
+        library = tmp_path_factory.mktemp(name) / f"lib{name}.so"
+        source = Path(__file__).parent / "fakes" / f"{name}.c"
+        subprocess.run([compiler, "-shared", "-fPIC", "-w", *flags, "-o", library, source], check=True)
+        return library
+
+    return compile_library

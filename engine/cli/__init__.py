@@ -1,4 +1,4 @@
-"""The command line: ``dataflare run job.toml``, ``dataflare run job.py``, ``dataflare --version``.
+"""The command line: ``dataflare run job.toml``, ``dataflare run job.py``, ``dataflare doctor``.
 
 Covers what a shell sees: arguments, exit codes, progress and messages. Pipelines are built by the job
 modules of this package and run by the engine.

@@ -52,6 +52,10 @@ def run_command_line(argv: Sequence[str] | None = None) -> int:
         Arguments without the program's name; None for those of the process.
     """
     arguments = _parser().parse_args(argv)
+    if arguments.command == "doctor":
+        from dataflare.cli.doctor import run_doctor
+
+        return run_doctor(as_json=arguments.json, require=arguments.require)
     with _terminate_like_an_interrupt() as received:
         try:
             return _run(arguments)
@@ -110,6 +114,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("-q", "--quiet", action="store_true", help="print no report")
     run.add_argument("--traceback", action="store_true", help="print Python's traceback with an error")
+    doctor = commands.add_parser(
+        "doctor",
+        help="show what this machine offers and what is missing",
+        description="Look at Python, the packages, the CPU, memory limits and GPUs, and say what to install. "
+        "Exit code 0: records can be computed on the CPU; 1: they cannot, or what --require names is missing.",
+    )
+    doctor.add_argument("--json", action="store_true", help="print one JSON document")
+    doctor.add_argument("--require", choices=["cuda"], help="fail with the reason where no GPU can be used")
     return parser
 
 

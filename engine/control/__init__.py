@@ -15,6 +15,7 @@ from dataflare.control.backpressure import (
 from dataflare.control.batching import AdaptiveBatcher, AdaptiveBatchingConfig
 from dataflare.control.budget import BudgetSnapshot, MemoryBudget, Reservation
 from dataflare.control.credits import CreditConfig, CreditMode
+from dataflare.control.gpu_memory import GpuMemoryMonitor, gpu_memory_monitor
 from dataflare.control.metrics import BatchingMetrics, BatchRecord, MetricsSnapshot
 from dataflare.control.monitors import HostMemoryMonitor, MemoryMonitor, MemoryReading
 from dataflare.control.remembered import RememberedSizes, remembered_sizes
@@ -30,6 +31,7 @@ __all__ = [
     "BudgetSnapshot",
     "CreditConfig",
     "CreditMode",
+    "GpuMemoryMonitor",
     "HostMemoryMonitor",
     "MemoryBudget",
     "MemoryMonitor",
@@ -38,5 +40,6 @@ __all__ = [
     "RememberedSizes",
     "Reservation",
     "TaskCredits",
+    "gpu_memory_monitor",
     "remembered_sizes",
 ]

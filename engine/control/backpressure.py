@@ -17,7 +17,7 @@ from dataflare.control.budget import MemoryBudget, Reservation
 from dataflare.control.checks import require_integer, require_number
 from dataflare.control.clock import Clock, Duration, to_seconds
 from dataflare.control.credits import CreditAccount, CreditConfig, CreditMode
-from dataflare.control.monitors import MemoryMonitor
+from dataflare.control.monitors import MemoryMonitor, MemoryReading
 from dataflare.kernels.errors import OptionError, nearest
 
 __all__ = ["Admission", "BackpressureController", "BackpressureSnapshot", "TaskCredits"]
@@ -47,6 +47,8 @@ class BackpressureSnapshot:
     pressure_by_device: Mapping[str, float]
     monitor_errors: Mapping[str, str]
     """Devices whose monitor could not read: the last value counts, and this says why."""
+    lost_devices: Mapping[str, str]
+    """Devices that are gone, and why: nothing is admitted until `BackpressureController.forget_device`."""
     tasks: Mapping[str, TaskCredits]
 
 
@@ -136,6 +138,7 @@ class BackpressureController:
         self._waiting: dict[str, threading.Condition] = {}
         self._pressure: dict[str, float] = {}
         self._monitor_errors: dict[str, str] = {}
+        self._lost: dict[str, str] = {}
         self._acting_pressure = 0.0
         self._ceiling = float(self._config.max_credits)
 
@@ -170,7 +173,7 @@ class BackpressureController:
             require_integer("BackpressureController", "n", n, 0)
         with self._lock:
             account = self._account(task_id)
-            granted = min(n, account.available(self._clock(), self._ceiling))
+            granted = 0 if self._lost else min(n, account.available(self._clock(), self._ceiling))
             if granted:
                 account.take(granted)
             return granted
@@ -179,13 +182,16 @@ class BackpressureController:
         """Wait until ``n`` credits are there and grant them; of more than a task can hold, it gets the most.
 
         After ``timeout`` (seconds or timedelta) it grants what there is, which may be 0; 0 also when the task
-        is unregistered meanwhile. Waits on a condition that reports, pressure changes and the refill wake.
+        is unregistered meanwhile or a device is lost. Waits on a condition that reports, pressure changes and
+        the refill wake.
         """
         require_integer("BackpressureController", "n", n, 0)
         deadline_s = None if timeout is None else self._clock() + to_seconds(timeout, "timeout")
         with self._lock:
             account = self._account(task_id)
             while True:
+                if self._lost:
+                    return 0
                 now_s = self._clock()
                 available = account.available(now_s, self._ceiling)
                 wanted = min(n, account.most_at_once())
@@ -230,8 +236,30 @@ class BackpressureController:
                 self._monitor_errors.pop(monitor.device, None)
             else:
                 self._monitor_errors[monitor.device] = reading.error
+            self._note_lost(monitor.device, reading)
             if reading.pressure is not None and not reading.stale:
                 self.update_memory_pressure(reading.pressure, monitor.device)
+
+    def forget_device(self, device: str) -> None:
+        """Go on without a device: its pressure no longer counts, and its loss no longer stops admission.
+
+        For whoever has moved its work elsewhere. Its monitor is not read again.
+        """
+        with self._lock:
+            self._monitors = tuple(monitor for monitor in self._monitors if monitor.device != device)
+            self._lost.pop(device, None)
+            self._monitor_errors.pop(device, None)
+            self._pressure.pop(device, None)
+            self._acting_pressure = max(self._pressure.values(), default=0.0)
+            self._ceiling = self._permitted(self._acting_pressure)
+            for task_id in self._waiting:
+                self._wake(task_id)
+
+    @property
+    def lost_devices(self) -> Mapping[str, str]:
+        """Devices that are gone, and why. While there is one, nothing is admitted; what is inside drains."""
+        with self._lock:
+            return MappingProxyType(dict(self._lost))
 
     @property
     def memory_pressure(self) -> float | None:
@@ -248,7 +276,8 @@ class BackpressureController:
     def available_credits(self, task_id: str) -> int:
         """Return the credits that a request would get now."""
         with self._lock:
-            return self._account(task_id).available(self._clock(), self._ceiling)
+            available = self._account(task_id).available(self._clock(), self._ceiling)
+            return 0 if self._lost else available
 
     def processing_rate(self, task_id: str) -> float | None:
         """Return the records per second of processing, smoothed over reports; None before the first."""
@@ -289,12 +318,13 @@ class BackpressureController:
     def seconds_until_credits(self, task_id: str, n: int) -> float | None:
         """Return the seconds until time alone brings ``n`` credits, or the most the task can hold.
 
-        None when only a report or a fall of pressure can: then there is nothing to wait for but those.
+        None when only a report or a fall of pressure can, or a device is lost: then there is nothing to wait
+        for but those.
         """
         with self._lock:
             account = self._account(task_id)
             account.available(self._clock(), self._ceiling)
-            return account.seconds_until(min(n, account.most_at_once()))
+            return None if self._lost else account.seconds_until(min(n, account.most_at_once()))
 
     def snapshot(self) -> BackpressureSnapshot:
         """Return the state of all tasks at one moment."""
@@ -316,8 +346,18 @@ class BackpressureController:
                 memory_pressure=max(self._pressure.values(), default=None),
                 pressure_by_device=MappingProxyType(dict(self._pressure)),
                 monitor_errors=MappingProxyType(dict(self._monitor_errors)),
+                lost_devices=MappingProxyType(dict(self._lost)),
                 tasks=MappingProxyType(tasks),
             )
+
+    def _note_lost(self, device: str, reading: MemoryReading) -> None:
+        with self._lock:
+            if reading.lost and any(monitor.device == device for monitor in self._monitors):
+                self._lost[device] = reading.error or "no reason is known"
+                for task_id in self._waiting:
+                    self._wake(task_id)
+            else:
+                self._lost.pop(device, None)
 
     def _give_back(self, task_id: str, unused: int) -> None:
         with self._lock:

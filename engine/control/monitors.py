@@ -1,7 +1,7 @@
 """HostMemoryMonitor: how full the host's memory is for this process, container limits included.
 
 Reads cgroup v2, cgroup v1 and psutil; the tightest wins. Does not act on what it reads: a
-``BackpressureController`` does. GPU memory has its own monitor.
+``BackpressureController`` does. GPU memory has its own monitor, in ``gpu_memory``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from dataflare.control.clock import Clock
 
@@ -26,13 +26,24 @@ class MemoryReading:
     used_bytes: int | None
     limit_bytes: int | None
     source: str | None
-    """Which reading was the tightest: "cgroup v2", "cgroup v1" or "psutil"."""
+    """Which reading was the tightest: "cgroup v2", "cgroup v1" or "psutil"; of a GPU "NVML" or what stood in."""
     at_s: float | None
     """When it was read, on the monitor's clock."""
     stale: bool = False
     """The latest attempt failed and this is the value before it."""
     error: str | None = None
     """Why the latest attempt failed."""
+    lost: bool = False
+    """The device is gone: nothing more may be admitted for it."""
+
+    @property
+    def status(self) -> Literal["ok", "stale", "unknown", "lost"]:
+        """What the figures are worth: read, kept from before a failure, none yet, or of a device that is gone."""
+        if self.lost:
+            return "lost"
+        if self.used_bytes is None:
+            return "unknown"
+        return "stale" if self.stale else "ok"
 
     @property
     def pressure(self) -> float | None:

@@ -212,7 +212,9 @@ class PreparedRun:
             admission.reservation.correct(nbytes + math.ceil(rows * self._out_bytes_per_row))
 
     def refuse_record(self, task: str) -> None:
-        """Raise the error for a record that is larger than all that the limit leaves to a task."""
+        """Raise the error for a record that is never admitted: a device is lost, or the limit leaves too little."""
+        for device, reason in self.controller.lost_devices.items():
+            raise RunError(f"{device} was lost while running: {reason}. Run again with device='cpu'.")
         raise MemoryLimitError(
             f"{self.source_name}: a single record takes about {format_bytes(math.ceil(self.bytes_per_row))}, "
             f"more than the memory limit of {format_bytes(self.budget.limit_bytes or 0)} leaves to {task}. "

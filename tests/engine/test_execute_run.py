@@ -14,7 +14,7 @@ import pytest
 import dataflare as flare
 from dataflare.actors.local_runtime import LocalRuntime
 from dataflare.batch import SharedDataBatch
-from dataflare.control import AdaptiveBatchingConfig
+from dataflare.control import AdaptiveBatchingConfig, MemoryReading
 from dataflare.execute.memory_use import resident_bytes
 from dataflare.execute.run import run_plan
 from dataflare.execute.runtime import load_runtime
@@ -280,3 +280,25 @@ def test_a_forked_child_gets_a_runtime_of_its_own() -> None:
         other, LocalRuntime._shared = LocalRuntime._shared, before
         assert other is not None
         other.close()
+
+
+class LostGpu:
+    """The monitor of a device that is gone."""
+
+    device = "cuda:0"
+
+    def read(self) -> MemoryReading:
+        return MemoryReading(None, None, None, None, stale=True, error="off the bus", lost=True)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_run_whose_device_is_lost_ends_with_its_name_and_the_reason(
+    table: pa.Table, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    monkeypatch.setattr("dataflare.execute.prepare.HostMemoryMonitor", LostGpu)
+    monkeypatch.setattr("dataflare.actors.source_task.SourceTask.MONITOR_INTERVAL_S", 0.0)
+    batches = (SharedDataBatch.from_arrow(batch) for batch in table.to_batches())
+    source = flare.from_arrow(table) if in_memory else flare.from_batches(batches, schema=table.schema)
+    with pytest.raises(RunError, match="cuda:0 was lost while running: off the bus") as caught:
+        run(source.map(lambda r: {"c": r.a}))
+    assert "device='cpu'" in str(caught.value)

@@ -68,7 +68,10 @@ def test_constraints_cover_every_direct_dependency() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     wanted = {
         re.match(r"[A-Za-z0-9_.-]+", requirement)[0].lower()
-        for requirement in [*PROJECT["project"]["dependencies"], *extras["dev"]]
+        for requirement in [
+            *PROJECT["project"]["dependencies"],
+            *(name for extra in extras.values() for name in extra),
+        ]
     }
     for path in (ROOT / "constraints").glob("python-*.txt"):
         pinned = {line.partition("==")[0].replace("_", "-") for line in path.read_text().splitlines()}
