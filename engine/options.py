@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
-from dataflare.kernels.errors import DeviceUnavailableError, OptionError, nearest
+from dataflare.kernels.errors import OptionError, nearest
 
 if TYPE_CHECKING:
     from dataflare.control.batching import AdaptiveBatchingConfig
@@ -26,8 +26,7 @@ __all__ = ["MathOption", "ProgressOption", "RunOptionArguments", "RunOptions", "
 ProgressOption: TypeAlias = bool | Callable[[Any], object]
 MathOption: TypeAlias = Literal["vector", "exact"]
 
-_DEVICES = ("auto", "cpu", "python")
-_LATER_DEVICES = ("cuda", "cuda:0", "cuda:emulated")
+_DEVICES = ("auto", "cpu", "cuda", "cuda:emulated", "python")
 _RUNTIMES = ("local",)
 _LATER_RUNTIMES = ("ray",)
 _MATH = ("vector", "exact")
@@ -71,8 +70,8 @@ class RunOptions:
     Attributes
     ----------
     device
-        Where record functions run: "cpu" (compiled, the default), "python" (plain Python, to debug functions)
-        or "auto".
+        Where record functions run: "cpu" (compiled, the default), "cuda" or "cuda:N" (a GPU), "cuda:emulated" (what a GPU
+        would run, on the CPU and with every check), "python" (plain Python, to debug functions) or "auto".
     runtime
         "local": threads of this process.
     workers
@@ -253,16 +252,16 @@ def _switch(text: str) -> bool:
 
 
 def _check_device(device: object) -> None:
-    if device in _DEVICES:
+    if device in _DEVICES and device != "cuda":
         return
     if not isinstance(device, str):
         raise OptionError(f"device must be text, one of {', '.join(_DEVICES)}, not {device!r}.")
-    if re.fullmatch(r"cuda(:\d+|:emulated)?", device):
-        raise DeviceUnavailableError(
-            f"device {device!r} is not available in this version of DataFlare, which runs on the CPU: "
-            "use device='cpu', or 'python' to debug a function."
-        )
-    hint = nearest(device, (*_DEVICES, *_LATER_DEVICES))
+    if re.fullmatch(r"cuda(:\d+)?", device):
+        from dataflare.kernels.devices.detection import require_gpu
+
+        require_gpu(device)
+        return
+    hint = nearest(device, (*_DEVICES, "cuda:0"))
     raise OptionError(
         " ".join(
             part

@@ -89,12 +89,15 @@ def compile_program(
     ----------
     math
         "vector" computes functions such as ``exp`` for many records at once, "exact" one by one in the C
-        library, whose results are nearer. The device "python" is always exact.
+        library, whose results are nearer. The device "python" is always exact, CUDA never: there a program that calls
+        such functions is refused if it must be.
 
     Raises
     ------
     DeviceUnavailableError
         If the device is not known or not usable here.
+    CompileError
+        If a function does something besides giving a value, or needs what the device has not.
     """
     if device == "python":
         from dataflare.kernels.reference.fused import compile_reference
@@ -107,21 +110,30 @@ def compile_program(
             program=program,
         )
         return cast(CompiledProgram, compiled)
-    if device != "cpu":
-        raise DeviceUnavailableError(
-            f"the device {device!r} is not available in this version; there are 'cpu' and 'python'."
-        )
     key = (device, math, program.key)
     with _lock:
         known = _programs.get(key)
         if known is not None:
             _programs.move_to_end(key)
             return known  # type: ignore[no-any-return]
-    from dataflare.kernels.cpu.fused import compile_cpu
-
-    fresh = compile_cpu(program, exact_math=math == "exact")
+    fresh = _compile(program, device, exact_math=math == "exact")
     with _lock:
         _programs[key] = fresh
         while len(_programs) > _MAX_CACHED_PROGRAMS:
             _programs.popitem(last=False)
     return fresh
+
+
+def _compile(program: RecordProgram, device: str, *, exact_math: bool) -> Any:
+    if device == "cpu":
+        from dataflare.kernels.cpu.fused import compile_cpu
+
+        return compile_cpu(program, exact_math=exact_math)
+    if device == "cuda:emulated" or device == "cuda" or device.startswith("cuda:"):
+        from dataflare.kernels.cuda.backends import cuda_backend
+        from dataflare.kernels.cuda.fused import compile_cuda
+
+        return compile_cuda(program, cuda_backend(device), exact_math=exact_math)
+    raise DeviceUnavailableError(
+        f"there is no device {device!r}; there are 'cpu', 'cuda', 'cuda:N', 'cuda:emulated' and 'python'."
+    )

@@ -17,7 +17,7 @@ from dataflare.kernels.udf.stages import FilterStage, MapStage, SelectStage, Sta
 from dataflare.options import RunOptions
 from dataflare.plan.logical import Limit, LogicalNode, MapBatches, RecordStep, Scan, known_schema
 from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan
-from dataflare.plan.vectors import vector_text
+from dataflare.plan.vectors import run_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -128,9 +128,7 @@ def _(step: ComputeStep, options: RunOptions) -> StageExplanation:
         "reads": ", ".join(read),
         "carries": ", ".join(carried),
         "a row": f"{_row_text(_required_schema(program))} in, {_row_text(program.output_schema)} out",
-        "runs": vector_text(program, exact_math=options.math == "exact")
-        if options.compute_device == "cpu"
-        else "one record at a time, by the Python interpreter",
+        "runs": run_text(program, options.compute_device, exact_math=options.math == "exact"),
     }
     return StageExplanation(
         "compute", " + ".join(_stage_name(stage) for stage in program.stages), _facts(facts)

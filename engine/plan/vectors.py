@@ -1,6 +1,7 @@
-"""Says what of a program a CPU computes for many records at once, and what one by one.
+"""Says how a program runs on a device: what a CPU computes for many records at once and what one by one, and which
+kernels a GPU launches.
 
-Reads the typed operations of a program and what this machine offers; generates no code.
+Reads the typed operations of a program and what the device offers; generates no code.
 """
 
 from __future__ import annotations
@@ -13,7 +14,25 @@ if TYPE_CHECKING:
     from dataflare.kernels.udf.ir import Node
     from dataflare.kernels.udf.program import RecordProgram
 
-__all__ = ["vector_text"]
+__all__ = ["run_text", "vector_text"]
+
+
+def run_text(program: RecordProgram, device: str, *, exact_math: bool = False) -> str:
+    """Return how a program runs on a device, in words."""
+    if device == "python":
+        return "one record at a time, by the Python interpreter"
+    if device.startswith("cuda"):
+        return _kernel_text(program)
+    return vector_text(program, exact_math=exact_math)
+
+
+def _kernel_text(program: RecordProgram) -> str:
+    """Return which kernels a GPU launches for a batch."""
+    if program.has_filter:
+        return "three kernels a batch: find and count what is kept, add the counts up, write it in order"
+    if not program.dense.roots:
+        return "no computation: columns are handed on"
+    return "one kernel a batch, a thread for a few records"
 
 
 def vector_text(program: RecordProgram, target: Target | None = None, *, exact_math: bool = False) -> str:

@@ -23,9 +23,10 @@ from dataflare.kernels.errors import CompileError, SchemaError
 from dataflare.kernels.llvm.layout import string_form
 from dataflare.kernels.llvm.results import ResultColumns, Selection, WrittenBlocks
 from dataflare.kernels.llvm.strings import result_bytes
+from dataflare.kernels.llvm.target import MATH_FUNCTIONS
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.pool import HostBlock, default_pool
-from dataflare.kernels.udf.ir import StringOp
+from dataflare.kernels.udf.ir import StringOp, nodes_of
 from dataflare.kernels.udf.program import Lowered, RecordProgram
 
 __all__ = ["CudaProgram", "compile_cuda"]
@@ -34,7 +35,7 @@ BLOCK_THREADS = 256
 _MAX_TABLES = 64
 
 
-def compile_cuda(program: RecordProgram, backend: DeviceBackend) -> CudaProgram:
+def compile_cuda(program: RecordProgram, backend: DeviceBackend, *, exact_math: bool = False) -> CudaProgram:
     """Compile a program for a device, or load its kernels from the cache.
 
     Raises
@@ -44,6 +45,11 @@ def compile_cuda(program: RecordProgram, backend: DeviceBackend) -> CudaProgram:
     """
     if program.effects:
         raise CompileError(program.effects[0])
+    if exact_math and (called := _library_functions(program)):
+        raise CompileError(
+            f"math='exact' means the C library's {', '.join(called)}, which a GPU does not have: use device='cpu', or "
+            "leave the option out."
+        )
     start = time.perf_counter()
     made = CudaProgram(program, backend)
     made.compile_s = time.perf_counter() - start
@@ -252,6 +258,11 @@ class _Variant:
         chosen = Selection(acquire(0), num_rows) if self._layout.selection is not None else None
         counters = [0] * self._layout.counters
         return ProgramResult(self._results.columns(blocks, num_rows, counters, columns, chosen), num_rows, 0)
+
+
+def _library_functions(program: RecordProgram) -> list[str]:
+    nodes = nodes_of(node for _, node in (*program.nullable.roots, *program.dense.roots))
+    return sorted({str(n.attr) for n in nodes if n.op == "call" and n.attr in MATH_FUNCTIONS})
 
 
 def _packed(slots: Sequence[int]) -> bytes:

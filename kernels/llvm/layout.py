@@ -38,8 +38,8 @@ class ColumnLayout:
     """The slots of one input column: ``validity`` (address, bit offset), then those of its form.
 
     FIXED: address. BITS: address, bit offset. STRING: offsets, bytes. VIEW: views, table of buffer addresses.
-    DICTIONARY: indices, then one table of results for each string operation: int64, or flags, which are bits in words of
-    32 on the CPU and bytes on CUDA.
+    DICTIONARY: indices, then one table of results for each string operation: int64, or flags, which are bits in words
+    of 32 on the CPU and bytes on CUDA.
     """
 
     number: int
