@@ -70,8 +70,8 @@ class RunOptions:
     Attributes
     ----------
     device
-        Where record functions run: "cpu" (compiled, the default), "cuda" or "cuda:N" (a GPU), "cuda:emulated" (what a GPU
-        would run, on the CPU and with every check), "python" (plain Python, to debug functions) or "auto".
+        Where record functions run: "cpu" (compiled, the default), "cuda" or "cuda:N" (a GPU), "cuda:emulated" (what a
+        GPU would run, on the CPU and with every check), "python" (plain Python, to debug functions) or "auto".
     runtime
         "local": threads of this process.
     workers

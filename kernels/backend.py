@@ -115,13 +115,13 @@ def compile_program(
         known = _programs.get(key)
         if known is not None:
             _programs.move_to_end(key)
-            return known  # type: ignore[no-any-return]
+            return cast(CompiledProgram, known)
     fresh = _compile(program, device, exact_math=math == "exact")
     with _lock:
         _programs[key] = fresh
         while len(_programs) > _MAX_CACHED_PROGRAMS:
             _programs.popitem(last=False)
-    return fresh
+    return cast(CompiledProgram, fresh)
 
 
 def _compile(program: RecordProgram, device: str, *, exact_math: bool) -> Any:

@@ -1,7 +1,6 @@
-"""Says how a program runs on a device: what a CPU computes for many records at once and what one by one, and which
-kernels a GPU launches.
+"""Says how a program runs on a device, in words.
 
-Reads the typed operations of a program and what the device offers; generates no code.
+For a CPU: what it computes for many records at once, and what one by one. For a GPU: which kernels it launches. Reads the typed operations of a program and what the device offers; generates no code.
 """
 
 from __future__ import annotations
