@@ -1,6 +1,7 @@
 """Says how a program runs on a device, in words.
 
-For a CPU: what it computes for many records at once, and what one by one. For a GPU: which kernels it launches. Reads the typed operations of a program and what the device offers; generates no code.
+For a CPU: what it computes for many records at once, and what one by one. For a GPU: which kernels it launches.
+Reads the typed operations of a program and what the device offers; generates no code.
 """
 
 from __future__ import annotations
