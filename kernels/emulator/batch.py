@@ -209,7 +209,7 @@ class Batch:
                 "ge": ~(bit - 1),
             }
             return masks[name.removeprefix("lanemask_")].astype(np.uint32)
-        return np.zeros((), np.uint64)  # clocks and timers stand still
+        return np.zeros((), np.uint64)  # clocks stand still, and there is one multiprocessor
 
     # --------------------------------------------------------------------------------------------------- races
 

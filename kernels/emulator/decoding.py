@@ -6,6 +6,7 @@ writes a register. It is called once for each instruction of a program; the clos
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -26,11 +27,27 @@ from dataflare.kernels.emulator.syntax import (
 from dataflare.kernels.emulator.types import TYPES, UNSIGNED, Array, PtxType
 from dataflare.kernels.errors import DeviceCodeError
 
-__all__ = ["DECODERS", "Decoder", "Layout", "Reader", "Scope", "Writer", "decode", "decoder", "types_of"]
+__all__ = [
+    "BadOperand",
+    "DECODERS",
+    "Decoder",
+    "Layout",
+    "Reader",
+    "Scope",
+    "Writer",
+    "decode",
+    "decoder",
+    "types_of",
+]
 
 Reader: TypeAlias = Callable[[Batch, Lanes], Array]
 Writer: TypeAlias = Callable[[Batch, Lanes, Array], None]
 Decoder: TypeAlias = Callable[["Scope", Instruction], Operation]
+
+_SPECIAL = re.compile(
+    r"%(?:(?:tid|ntid|ctaid|nctaid)\.[xyz]|laneid|warpid|nwarpid|smid|lanemask_(?:eq|lt|le|gt|ge)"
+    r"|clock(?:_hi|64)?|globaltimer(?:_lo|_hi)?)"
+)
 
 DECODERS: dict[str, Decoder] = {}
 """What decodes each opcode; those on floats and on predicates have ".f" and ".p" behind it."""
@@ -60,19 +77,21 @@ def decode(scope: Scope, instruction: Instruction) -> Operation:
         found = DECODERS.get(f"{instruction.opcode}.{types[0].kind}", found)
     if found is None:
         raise scope.wrong(instruction)
-    try:
-        return found(scope, instruction)
-    except (IndexError, KeyError):
-        raise scope.wrong(instruction, "has operands that do not fit it") from None
+    return found(scope, instruction)
+
+
+class BadOperand(Exception):
+    """An operand that its instruction cannot have; becomes the error that names the line."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the variables of a program are: offsets in shared memory, and the parameters of the kernel."""
+    """Where the variables of a program are: offsets in shared memory, the kernel's parameters, names in memory."""
 
     shared: dict[str, int]
     shared_bytes: int
     parameters: dict[str, tuple[int, int]]
+    in_memory: frozenset[str]
 
 
 class Scope:
@@ -162,12 +181,12 @@ class Scope:
             base = self.bits(operand.base, of_type)
             offset = UNSIGNED[of_type.size_bytes].type(operand.offset_bytes & ((1 << of_type.bits) - 1))
             return lambda batch, lanes: base(batch, lanes) + offset
-        raise DeviceCodeError(f"A vector stands where a single operand of .{of_type.name} is expected.")
+        raise BadOperand("has a vector in place of a single operand")
 
     def _register_bits(self, operand: Register, of_type: PtxType) -> Reader:
         number, declared = self._registers[operand.name]
         if (declared.kind == "p") != (of_type.kind == "p"):
-            raise DeviceCodeError(f"{operand.name} is a .{declared.name}, where .{of_type.name} is expected.")
+            raise BadOperand(f"reads {operand.name}, a .{declared.name}, where .{of_type.name} is expected")
         same_size = declared.size_bytes == of_type.size_bytes
         dtype = None if same_size else UNSIGNED[of_type.size_bytes]
         is_negated = operand.is_negated
@@ -187,7 +206,7 @@ class Scope:
         if name == "WARP_SZ":
             width = dtype.type(32)
             return lambda batch, lanes: width
-        if name.startswith("%"):
+        if _SPECIAL.fullmatch(name):
             return _special(name, dtype)
         place = self.layout.shared.get(name)
         if place is None and name in self.local_offsets:
@@ -197,6 +216,8 @@ class Scope:
         if place is not None:
             fixed = dtype.type(place)
             return lambda batch, lanes: fixed
+        if name not in self.layout.in_memory:
+            raise BadOperand(f"names {name}, which is not declared")
 
         def read(batch: Batch, lanes: Lanes) -> Array:
             return np.uint64(batch.global_addresses[name]).astype(dtype)
@@ -208,15 +229,15 @@ class Scope:
         if isinstance(operand, Symbol) and operand.name == "_":
             return lambda batch, lanes, values: None
         if not isinstance(operand, Register):
-            raise DeviceCodeError(f"A register of .{of_type.name} is expected as the result.")
+            raise BadOperand("has a result that is no register")
         number, declared = self._registers[operand.name]
         if (declared.kind == "p") != (of_type.kind == "p"):
-            raise DeviceCodeError(f"{operand.name} is a .{declared.name}, where .{of_type.name} is expected.")
+            raise BadOperand(f"writes {operand.name}, a .{declared.name}, where .{of_type.name} is expected")
         widen = None
         if declared.size_bytes > of_type.size_bytes:
             widen = np.dtype(f"{'i' if of_type.kind == 's' else 'u'}{declared.size_bytes}")
         elif declared.size_bytes < of_type.size_bytes:
-            raise DeviceCodeError(f"{operand.name} is a .{declared.name}, too small for .{of_type.name}.")
+            raise BadOperand(f"writes {operand.name}, a .{declared.name}, too small for .{of_type.name}")
         stored = np.dtype(np.bool_) if declared.kind == "p" else UNSIGNED[declared.size_bytes]
         bits_of = of_type.bits_of
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dataflare.kernels.emulator.checks import Fault
 from dataflare.kernels.emulator.syntax import Module
 from dataflare.kernels.emulator.types import UNSIGNED, Array
-from dataflare.kernels.errors import DeviceFaultError, DeviceMemoryError, OptionError
+from dataflare.kernels.errors import DeviceCodeError, DeviceFaultError, DeviceMemoryError, OptionError
 
 __all__ = ["Allocation", "DeviceMemory"]
 
@@ -294,6 +294,11 @@ class DeviceMemory:
             addresses[variable.name] = allocation.address
             loaded.append((variable, allocation))
         for variable, allocation in loaded:
+            unknown = [symbol for _, _, symbol in variable.references if symbol not in addresses]
+            if unknown:
+                raise DeviceCodeError(
+                    f"{variable.name} holds the address of {unknown[0]}, which is not a variable."
+                )
             for offset, size, symbol in variable.references:
                 place = slice(offset, offset + size)
                 value = int.from_bytes(allocation.data[place].tobytes(), "little") + addresses[symbol]

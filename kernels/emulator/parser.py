@@ -365,21 +365,22 @@ class _Body:
             return Vector(tuple(items))
         if word == "[":
             self._tokens.take()
-            base = self._operand()
+            inner = self._operand()
+            if isinstance(inner, Address):  # a name and an offset, which are an operand without brackets too
+                self._tokens.take("]")
+                return inner
             offset = 0
-            if isinstance(base, Address):  # a name and an offset, which are an operand without brackets too
-                base, offset = base.base, base.offset_bytes
-            elif self._tokens.accept("+") or self._tokens.next == "-":
+            if self._tokens.accept("+") or self._tokens.next == "-":
                 offset = self._tokens.integer()
             self._tokens.take("]")
-            if isinstance(base, (Address, Vector)):
+            if isinstance(inner, Vector):
                 raise self._tokens.wrong("the address is not covered")
-            return Address(base, offset)
+            return Address(inner, offset)
         if self._tokens.accept("!"):
-            inner = self._operand()
-            if not isinstance(inner, Register):
+            predicate = self._operand()
+            if not isinstance(predicate, Register):
                 raise self._tokens.wrong("a predicate is expected")
-            return Register(inner.name, is_negated=True)
+            return Register(predicate.name, is_negated=True)
         if word == "-" or word[:1].isdigit():
             return self._tokens.literal()
         name = self._tokens.take()

@@ -22,8 +22,18 @@ from dataflare.kernels.emulator import (  # noqa: F401 - their decoders register
     moves,
 )
 from dataflare.kernels.emulator.batch import SHARED_START, Batch, Lanes, Operation
-from dataflare.kernels.emulator.decoding import Layout, Reader, Scope, Writer, decode, types_of
-from dataflare.kernels.emulator.syntax import Function, Guard, Instruction, Label, Module, Register, Symbol
+from dataflare.kernels.emulator.decoding import BadOperand, Layout, Reader, Scope, Writer, decode, types_of
+from dataflare.kernels.emulator.syntax import (
+    Address,
+    Function,
+    Guard,
+    Instruction,
+    Label,
+    Module,
+    Register,
+    Symbol,
+    Vector,
+)
 from dataflare.kernels.emulator.types import TYPES
 from dataflare.kernels.emulator.warps import WarpExchange, decode_exchange, is_exchange
 from dataflare.kernels.errors import DeviceCodeError
@@ -181,8 +191,13 @@ class _Builder:
         for item in function.body:
             if isinstance(item, Label):
                 self._place((copy, item.name))
-            else:
+                continue
+            try:
                 self._append(scope, item, copy, callers)
+            except BadOperand as error:
+                raise scope.wrong(item, str(error)) from None
+            except (IndexError, KeyError):
+                raise scope.wrong(item, "has operands or modifiers that do not fit it") from None
         self._place((copy, "@return"))
 
     def _append(self, scope: Scope, instruction: Instruction, copy: int, callers: tuple[str, ...]) -> None:
@@ -334,11 +349,41 @@ def _barrier(scope: Scope, instruction: Instruction) -> Barrier:
     return Barrier(number, threads, is_aligned, reduction, predicate, write)
 
 
+def _names_used(module: Module, entry: Function) -> set[str]:
+    """Return the symbols that a kernel and the functions it may call name."""
+    names: set[str] = set()
+    pending, seen = [entry], {entry.name}
+    while pending:
+        operands = [
+            operand
+            for item in pending.pop().body
+            if isinstance(item, Instruction)
+            for operand in item.operands
+        ]
+        while operands:
+            operand = operands.pop()
+            if isinstance(operand, Vector):
+                operands.extend(operand.items)
+            elif isinstance(operand, Address):
+                operands.append(operand.base)
+            elif isinstance(operand, Symbol):
+                names.add(operand.name)
+                if operand.name in module.functions and operand.name not in seen:
+                    seen.add(operand.name)
+                    pending.append(module.functions[operand.name])
+    return names
+
+
 def _layout(module: Module, entry: Function) -> tuple[Layout, bool]:
-    """Place shared variables one after the other, those of dynamic size behind all others."""
+    """Place the shared variables that a kernel uses one after the other, those of dynamic size behind all others."""
+    used = _names_used(module, entry)
     offsets: dict[str, int] = {}
     size = 0
-    shared = [variable for variable in module.variables.values() if variable.space == "shared"]
+    shared = [
+        variable
+        for variable in module.variables.values()
+        if variable.space == "shared" and variable.name in used
+    ]
     for variable in shared:
         if not variable.is_dynamic:
             size = -(-size // variable.alignment_bytes) * variable.alignment_bytes
@@ -350,4 +395,5 @@ def _layout(module: Module, entry: Function) -> tuple[Layout, bool]:
         size = -(-size // alignment) * alignment
         offsets |= {variable.name: SHARED_START + size for variable in dynamic}
     parameters = {one.name: (one.offset_bytes, one.size_bytes) for one in entry.parameters}
-    return Layout(offsets, size, parameters), bool(dynamic)
+    in_memory = frozenset(name for name, variable in module.variables.items() if variable.space != "shared")
+    return Layout(offsets, size, parameters, in_memory), bool(dynamic)

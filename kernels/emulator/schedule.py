@@ -261,15 +261,16 @@ class _Scheduler:
         block = batch.block_of_lane[everyone]
         goes = np.zeros(len(everyone), np.bool_)
         alive = np.bincount(batch.block_of_lane[~batch.has_exited], minlength=len(batch.blocks))
-        for one, name in np.unique(np.stack([block, number]), axis=1).T:
-            theirs = (block == one) & (number == name)
-            wanted = int(needed[theirs].max())
-            if int(theirs.sum()) < (wanted or int(alive[one])):
+        order = np.lexsort((number, block))
+        starts = np.nonzero(np.diff(block[order], prepend=-1) | np.diff(number[order], prepend=-1))[0]
+        for theirs in np.split(order, starts[1:]):  # the threads of one block at one barrier
+            one, wanted = int(block[theirs[0]]), int(needed[theirs].max())
+            if len(theirs) < (wanted or int(alive[one])):
                 continue
             self._check_barrier(everyone[theirs], where[theirs], int(alive[one]), wanted)
             self._reduce(everyone[theirs], where[theirs])
-            batch.release_block(int(one))
-            goes |= theirs
+            batch.release_block(one)
+            goes[theirs] = True
         if not goes.any():
             return False
         for place in places:
