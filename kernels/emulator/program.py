@@ -91,11 +91,16 @@ Terminator: TypeAlias = Jump | Branch | Switch | Exit | Barrier | WarpExchange
 
 @dataclass
 class Block:
-    """Operations that run one after the other, and how they end; ``instructions`` has one more for the end."""
+    """Operations that run one after the other, and how they end.
+
+    ``instructions`` names the instruction of each operation and of the end, ``count`` says how many there are in the
+    text: a block that ends because another begins has none for its end.
+    """
 
     operations: list[Operation] = field(default_factory=list)
     instructions: list[Instruction] = field(default_factory=list)
     terminator: Terminator | None = None
+    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ class _Builder:
     def program(self) -> Program:
         self._expand(self._entry, {}, ())
         if self._blocks[-1].terminator is None:
-            self._end(Exit(), Instruction("exit", (), (), self._entry.line))
+            self._end(Exit(), Instruction("exit", (), (), self._entry.line), is_written=False)
         while self._blocks[-1].terminator is None:
             self._blocks.pop()
         for block, keys in self._jumps:
@@ -245,7 +250,7 @@ class _Builder:
             self._end(switch, instruction)
         else:
             if self._blocks[-1].operations:
-                self._end(Jump(len(self._blocks)), instruction)
+                self._end(Jump(len(self._blocks)), instruction, is_written=False)
             if is_exchange(instruction):
                 self._end(decode_exchange(scope, instruction), instruction)
             else:
@@ -267,7 +272,7 @@ class _Builder:
         """Go past an instruction of control where its guard does not hold."""
         number, _ = scope.register(guard.register)
         self._jumps.append((self._blocks[-1], ((copy, f"@after{instruction.line}"),)))
-        self._end(Branch(number, not guard.is_negated, -1, len(self._blocks)), instruction)
+        self._end(Branch(number, not guard.is_negated, -1, len(self._blocks)), instruction, is_written=False)
 
     def _call(self, scope: Scope, instruction: Instruction, callers: tuple[str, ...]) -> None:
         operands = list(instruction.operands)
@@ -297,15 +302,16 @@ class _Builder:
         """Put a label here."""
         if self._blocks[-1].operations:
             here = len(self._blocks)
-            self._end(Jump(here), self._blocks[-1].instructions[-1])
+            self._end(Jump(here), self._blocks[-1].instructions[-1], is_written=False)
         self._places[key] = len(self._blocks) - 1
 
     def _jump(self, key: _LabelKey, instruction: Instruction) -> None:
         self._jumps.append((self._blocks[-1], (key,)))
         self._end(Jump(-1), instruction)
 
-    def _end(self, terminator: Terminator, instruction: Instruction) -> None:
+    def _end(self, terminator: Terminator, instruction: Instruction, *, is_written: bool = True) -> None:
         block = self._blocks[-1]
+        block.count = len(block.operations) + is_written
         block.terminator = terminator
         block.instructions.append(instruction)
         self._blocks.append(Block())

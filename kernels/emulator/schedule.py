@@ -84,7 +84,7 @@ class _Scheduler:
             batch.at = 0
             if self._steps > self._step_limit:
                 raise Fault("live-lock", f"it does not end within {self._step_limit} steps", int(group[0]))
-            batch.traffic.instructions += len(block.instructions) * len(group)
+            batch.traffic.instructions += block.count * len(group)
             for batch.at, operation in enumerate(block.operations):
                 operation(batch, lanes)
             batch.at = len(block.operations)

@@ -343,9 +343,17 @@ def test_parameters_are_counted(device: Any, kernel: Kernel) -> None:
 
 
 def test_static_shared_memory_has_a_limit(device: Any, kernel: Kernel) -> None:
-    text = kernel("", declarations=".shared .align 4 .b8 big[{}];")
+    text = kernel("mov.u32 %r4, big;", declarations=".shared .align 4 .b8 big[{}];")
     device.run(text.replace("{}", "49152"), [0])
     assert "49156 bytes of shared memory" in str(fault(device, text.replace("{}", "49156"), [0]))
+
+
+def test_only_the_shared_memory_that_a_kernel_uses_counts(device: Any, kernel: Kernel) -> None:
+    function = ".func touch() { .reg .b32 %x; mov.u32 %x, {}; ret; }\n"
+    big = ".shared .align 4 .b8 used[49152];\n.shared .align 4 .b8 other[49152];\n"
+    device.run(kernel("call.uni touch;", functions=big + function.replace("{}", "used")), [0])
+    both = kernel("mov.u32 %r4, other;\n call.uni touch;", functions=big + function.replace("{}", "used"))
+    assert "98304 bytes of shared memory" in str(fault(device, both, [0]))
 
 
 def test_what_a_kernel_was_compiled_for(device: Any, kernel: Kernel) -> None:

@@ -320,6 +320,26 @@ def test_special_registers_in_three_dimensions(kernel: Callable[..., str], devic
         assert list(rows[number]) == want
 
 
+@pytest.mark.parametrize(
+    ("body", "more"),
+    [
+        ("", 0),
+        (" bar.sync 0;\n bar.sync 0;", 2 * 96),
+        (
+            " setp.lt.u32 %q0, %w, 8;\n @%q0 add.u32 %r4, %w, 1;\n @!%q0 bra END;\nEND:\n add.u32 %r4, %w, 2;",
+            4 * 96,
+        ),
+        (" setp.lt.u32 %q0, %w, 8;\n @!%q0 bra END;\n add.u32 %r4, %w, 2;\nEND:", 2 * 96 + 16),
+        (" setp.lt.u32 %q0, %w, 8;\n @%q0 vote.sync.ballot.b32 %r4, %q0, 255;", 96 + 16),
+        (" bra END;\nEND:", 96),
+    ],
+)
+def test_instructions_are_those_of_the_text(
+    kernel: Callable[..., str], device: Any, body: str, more: int
+) -> None:
+    assert device.run(kernel(body), [0], block=48, grid=2).instructions == 96 * 7 + more
+
+
 def test_what_a_launch_moved(kernel: Callable[..., str], device: Any) -> None:
     text = kernel(
         """ mul.wide.u32 %rd0, %i, 16;
