@@ -25,7 +25,8 @@ def _initialised() -> Any:
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    for library in ("libmvec.so.1", "libm.so.6"):
+    # The last one converts float16 on CPUs without instructions for that (of GCC 12 or later).
+    for library in ("libmvec.so.1", "libm.so.6", "libgcc_s.so.1"):
         try:
             llvm.load_library_permanently(library)
         except RuntimeError:  # another C library; the functions are then in the process already, or not used
