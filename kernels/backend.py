@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from dataflare.kernels.errors import DeviceUnavailableError
 from dataflare.kernels.memory.column import HostColumn
+from dataflare.kernels.memory.guarded import placement_asked_for
 from dataflare.kernels.udf.program import RecordProgram
 
 __all__ = ["CompiledProgram", "InputBlock", "ProgramResult", "SharedRun", "SharedWorker", "compile_program"]
@@ -119,9 +120,14 @@ def compile_program(
             return known  # type: ignore[no-any-return]
     from dataflare.kernels.cpu.fused import compile_cpu
 
-    fresh = compile_cpu(program, exact_math=math == "exact")
+    fresh: Any = compile_cpu(program, exact_math=math == "exact")
+    placement = placement_asked_for()
+    if placement is not None:
+        from dataflare.kernels.guarded import GuardedProgram
+
+        fresh = GuardedProgram(fresh, placement)
     with _lock:
         _programs[key] = fresh
         while len(_programs) > _MAX_CACHED_PROGRAMS:
             _programs.popitem(last=False)
-    return fresh
+    return cast(CompiledProgram, fresh)
