@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from dataflare.kernels.errors import DeviceUnavailableError
 from dataflare.kernels.memory.column import HostColumn
+from dataflare.kernels.memory.guarded import placement_asked_for
 from dataflare.kernels.udf.program import RecordProgram
 
 __all__ = ["CompiledProgram", "InputBlock", "ProgramResult", "SharedRun", "SharedWorker", "compile_program"]
@@ -117,6 +118,11 @@ def compile_program(
             _programs.move_to_end(key)
             return cast(CompiledProgram, known)
     fresh = _compile(program, device, exact_math=math == "exact")
+    placement = placement_asked_for() if device == "cpu" else None
+    if placement is not None:
+        from dataflare.kernels.guarded import GuardedProgram
+
+        fresh = GuardedProgram(fresh, placement)
     with _lock:
         _programs[key] = fresh
         while len(_programs) > _MAX_CACHED_PROGRAMS:

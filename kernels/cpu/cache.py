@@ -21,6 +21,8 @@ __all__ = ["CacheWarning", "cache_directory", "load", "save"]
 
 _MAGIC = b"DATAFLARE-OBJECT-1\n"
 _MAX_TOTAL_BYTES = 256 * 2**20
+_TRIMMING_DIGITS = "0"
+"""Entries whose key begins with one of these look at the size of all: a directory of 6,000 takes 70 ms to look at."""
 _disabled: set[Path] = set()
 
 
@@ -88,7 +90,8 @@ def save(key: str, data: bytes) -> None:
             with contextlib.suppress(OSError):
                 Path(name).unlink()
             raise
-        _trim(path.parent)
+        if key[0] in _TRIMMING_DIGITS:
+            _trim(path.parent)
     except OSError as error:
         _disabled.add(path.parent)
         warnings.warn(
@@ -100,16 +103,21 @@ def save(key: str, data: bytes) -> None:
 
 
 def _trim(directory: Path) -> None:
-    """Remove the oldest entries above the size limit; another process may be doing the same."""
+    """Remove the oldest entries above the size limit; another process may be doing the same.
+
+    Between two looks some sixteen objects come, of tens of kilobytes each: the limit is meant that roughly.
+    """
     entries = []
-    for path in directory.glob("*.o"):
-        with contextlib.suppress(OSError):
-            status = path.stat()
-            entries.append((status.st_mtime, status.st_size, path))
+    with os.scandir(directory) as found:
+        for entry in found:
+            if entry.name.endswith(".o"):
+                with contextlib.suppress(OSError):
+                    status = entry.stat()
+                    entries.append((status.st_mtime, status.st_size, entry.path))
     total = sum(size for _, size, _ in entries)
     for _, size, path in sorted(entries):
         if total <= _MAX_TOTAL_BYTES:
             return
         with contextlib.suppress(OSError):
-            path.unlink()
+            Path(path).unlink()
         total -= size

@@ -20,7 +20,8 @@ __all__ = ["LoadedObject", "assemble", "assembly", "load_object"]
 def _initialised() -> Any:
     """Return llvmlite's binding, ready to run code in this process."""
     llvm = binding()
-    for library in ("libmvec.so.1", "libm.so.6"):
+    # The last one converts float16 on CPUs without instructions for that (of GCC 12 or later).
+    for library in ("libmvec.so.1", "libm.so.6", "libgcc_s.so.1"):
         try:
             llvm.load_library_permanently(library)
         except RuntimeError:  # another C library; the functions are then in the process already, or not used

@@ -232,9 +232,7 @@ class HostPool:
         )
 
     def _class_for(self, nbytes: int) -> _SizeClass:
-        if nbytes < 0:
-            raise OptionError(f"a block cannot have {nbytes} bytes: ask for 0 or more.")
-        block_bytes = _class_bytes(nbytes)
+        block_bytes = _class_bytes(checked_request(nbytes))
         with self._lock:
             size_class = self._by_size.get(block_bytes)
             if size_class is None:
@@ -300,6 +298,13 @@ class HostPool:
                 freed_bytes += size_class.block_bytes
         self._allocated_bytes -= freed_bytes
         return freed_bytes
+
+
+def checked_request(nbytes: int) -> int:
+    """Return the bytes of a request, or raise `OptionError` where no block can have so many."""
+    if nbytes < 0:
+        raise OptionError(f"a block cannot have {nbytes} bytes: ask for 0 or more.")
+    return nbytes
 
 
 def _class_bytes(nbytes: int) -> int:
@@ -371,8 +376,17 @@ def default_pool() -> HostPool:
     if _default_pool is None:
         with _default_pool_lock:
             if _default_pool is None:
-                _default_pool = HostPool()
+                _default_pool = _new_default_pool()
     return _default_pool
+
+
+def _new_default_pool() -> HostPool:
+    if not os.environ.get("DATAFLARE_GUARD_MEMORY"):
+        return HostPool()
+    from dataflare.kernels.memory.guarded import GuardedPool, placement_asked_for  # builds on this module
+
+    placement = placement_asked_for()
+    return HostPool() if placement is None else GuardedPool(placement)
 
 
 def _start_afresh_in_child() -> None:

@@ -296,13 +296,13 @@ class Loops(Invocations):
     def _after_returns(self) -> bool:
         """Split off the records that returned inside a loop; return whether any may go on."""
         flag = self.scope.truth(self.environment.pop(RETURNED, Constant(False)))
+        if self.loops:
+            self.environment[RETURNED] = Constant(False)  # the records that go on have not returned
         if flag is self.graph.false:
             return True
         value = self.environment.pop(RESULT, Unbound())
         if isinstance(value, Unbound):  # every return is unreachable
             return True
-        if self.loops:
-            self.environment[RETURNED] = Constant(False)  # the records that go on have not returned
         here = self.graph.both(self.mask, flag) or self.graph.true
         if self.loops:
             environment = {**self.environment, RESULT: value, RETURNED: Constant(True)}

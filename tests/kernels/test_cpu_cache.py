@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import string
 import subprocess
 import sys
 import threading
@@ -117,10 +118,22 @@ def test_the_cache_is_kept_below_its_limit(directory: Path, monkeypatch: pytest.
     (entry,) = directory.glob("*.o")
     limit_bytes = 3 * entry.stat().st_size
     monkeypatch.setattr(cache, "_MAX_TOTAL_BYTES", limit_bytes)
+    monkeypatch.setattr(cache, "_TRIMMING_DIGITS", string.hexdigits)
     for k in range(2, 8):
         compile_cpu(program(k))
     assert sum(path.stat().st_size for path in directory.glob("*.o")) <= limit_bytes
     assert compile_cpu(program(7)).cache == "disk"  # the newest stays
+
+
+def test_one_key_in_sixteen_looks_at_the_size_of_all(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_MAX_TOTAL_BYTES", 0)
+    for digit in "123456789abcdef":
+        cache.save(digit * 64, b"object")
+    assert len(list(directory.glob("*.o"))) == 15
+    cache.save("0" * 64, b"object")
+    assert not list(directory.glob("*.o"))
 
 
 def test_threads_that_compile_the_same_program_agree() -> None:

@@ -84,6 +84,13 @@ def test_kept_values_of_every_width_move_together(kind: pa.DataType, nulls: bool
     assert out["value"].combine_chunks().equals(batch["value"].filter(mask))
 
 
+def test_float16_is_converted_on_any_cpu(target: Target) -> None:
+    halves = pa.array(np.arange(ROWS, dtype=np.float16) / 2)
+    batch = pa.record_batch({"x": halves})
+    out = run([MapStage(lambda r: {"y": r.x * 2})], batch, target)
+    assert out["y"].to_pylist() == list(range(ROWS))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.98, 1.0])
 def test_any_share_of_records_can_be_kept(share: float, target: Target) -> None:
     keep = np.random.default_rng(2).random(ROWS) < share

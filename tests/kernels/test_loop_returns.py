@@ -60,6 +60,18 @@ def unreachable(r: Any) -> Any:
     return {"k": 2}
 
 
+def unreachable_in_both_loops(r: Any) -> Any:
+    v = r.n
+    for a in range(3):
+        if r.q and "ab" > "b":
+            return {"k": -1}
+        for b in range(a):
+            if r.p and "ab" > "b":
+                return {"k": -2}
+            v += b
+    return {"k": v}
+
+
 def never(r: Any) -> Any:
     for _ in range(3):
         if True:
@@ -97,6 +109,7 @@ def a_function_made_in_each_round(r: Any) -> Any:
         (constants_around_a_range, [1, -6, None, 0, 1, -1]),
         (a_range_around_constants, [0, 0, 0, 0, 1, 0]),
         (unreachable, [2] * 6),
+        (unreachable_in_both_loops, [2, 3, None, 1, -2, 8]),
         (never, [1, 2, None, 0, -3, 7]),
         (forever_until_returned, [1, 30, 60, 10, 10, 60]),
         (a_function_made_in_each_round, [4, 5, None, 3, 0, 10]),
