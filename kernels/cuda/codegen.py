@@ -149,7 +149,9 @@ class _StringFunctions:
         name = self._names.get(key)
         if name is None:
             name = self._names[key] = f"string{len(self._names)}"
-            text, declarations = strings.string_function(name, op, forms, nullable=key[2])
+            text, declarations = strings.string_function(
+                name, op, forms, nullable=key[2], all_ones=Reader.all_ones
+            )
             self.texts.append(_private(text))
             self.globals += strings.string_globals(name, op)
             self.declarations.update(declarations)
