@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataflare.kernels.devices.detection import cuda_detection
 from dataflare.kernels.errors import DeviceUnavailableError, OptionError
 from dataflare.options import RunOptions, parse_bytes
 
@@ -115,11 +116,14 @@ def test_an_unknown_device_names_the_nearest() -> None:
         resolve({"device": "pyhton"})
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:12", "cuda:emulated"])
-def test_devices_of_later_versions_are_refused_not_ignored(device: str) -> None:
-    with pytest.raises(
-        DeviceUnavailableError, match=rf"{device}.* not available in this version.*device='cpu'"
-    ):
+def test_the_emulated_gpu_is_a_device_everywhere() -> None:
+    assert resolve({"device": "cuda:emulated"}).compute_device == "cuda:emulated"
+
+
+@pytest.mark.skipif(cuda_detection().usable, reason="there is a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:12"])
+def test_a_gpu_that_is_not_here_is_refused_with_the_reason(device: str) -> None:
+    with pytest.raises(DeviceUnavailableError, match=rf"'{device}' cannot be used: .*device='cpu'"):
         resolve({"device": device})
 
 
