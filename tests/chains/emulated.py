@@ -1,8 +1,8 @@
 """Runs random chains on the emulated GPU against the CPU, bit for bit, and against plain Python.
 
 ``PYTHONPATH=build/typing:tests python -m chains.emulated 0 20000`` runs the chains 0 to 19999; ``--part 1/2`` of them
-for the first of two processes. Each chain is made for one of several architectures and runs with an order of blocks,
-warps and atomics of its own, on its batch and on batches that end within warps, words and segments. A chain that
+for the first of two processes. Each chain is made for one of several architectures and runs with an order of blocks
+and atomics of its own, on its batch and on batches that end within warps, words and segments. A chain that
 differs or faults is printed and the others go on; the last line counts them.
 """
 

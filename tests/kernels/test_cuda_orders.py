@@ -20,6 +20,7 @@ from chains.running import assert_as_on_cpu, run_compiled
 from dataflare.kernels.cuda.codegen import SEGMENT_ROWS
 from dataflare.kernels.cuda.emulated import EmulatedBackend
 from dataflare.kernels.cuda.fused import compile_cuda
+from dataflare.kernels.emulator.checks import Checks
 from dataflare.kernels.udf.program import build_program
 from dataflare.kernels.udf.stages import FilterStage, MapStage, Stage, WithColumnsStage
 
@@ -70,9 +71,19 @@ def test_every_order_of_blocks_gives_the_result_of_the_cpu(name: str) -> None:
     stages, given = PROGRAMS[name], batches()
     program = build_program(stages, given[0].schema)
     for seed in SEEDS:
-        compiled = compile_cuda(program, EmulatedBackend(seed=seed))
+        compiled = compile_cuda(program, EmulatedBackend(seed=seed, checks=Checks(global_races=True)))
         for batch in given:
             assert_as_on_cpu(run_compiled(compiled, batch), stages, batch)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_order_of_warps_gives_the_result_of_the_cpu(name: str) -> None:
+    stages, given = PROGRAMS[name], batches()
+    compiled = compile_cuda(
+        build_program(stages, given[0].schema), EmulatedBackend(seed=7, warp_schedule=True)
+    )
+    for batch in given[2:]:
+        assert_as_on_cpu(run_compiled(compiled, batch), stages, batch)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda c: f"{c[0]}.{c[1]}")
@@ -87,7 +98,6 @@ def test_every_gpu_gives_the_result_of_the_cpu(name: str, capability: tuple[int,
         assert_as_on_cpu(run_compiled(compiled, batch), stages, batch)
 
 
-@pytest.mark.slow
 def test_a_large_batch_fills_every_block_several_times() -> None:
     backend = EmulatedBackend(seed=6)
     rows = 3 * backend.resident_blocks * 256 + 1001
