@@ -26,6 +26,12 @@ class ProgramResult(NamedTuple):
     columns: tuple[HostColumn, ...]
     num_rows: int
     rows_dropped_null_predicate: int
+    device_retries: int = 0
+    """How often the device had no memory for the batch, or a part of it."""
+    on_cpu: bool = False
+    """Whether the CPU computed it, or a part of it, in place of the device that was asked for."""
+    lost_device: str | None = None
+    """The device that was lost, where that is why."""
 
 
 class InputBlock(NamedTuple):
