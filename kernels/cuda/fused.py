@@ -15,7 +15,6 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from dataflare.kernels.backend import InputBlock, ProgramResult, SharedRun
@@ -30,7 +29,7 @@ from dataflare.kernels.errors import CompileError, DataFlareError, SchemaError
 from dataflare.kernels.llvm.layout import ColumnForm, string_form
 from dataflare.kernels.llvm.results import ResultColumns, Selection, WrittenBlocks
 from dataflare.kernels.llvm.strings import result_bytes
-from dataflare.kernels.llvm.target import MATH_FUNCTIONS, Target
+from dataflare.kernels.llvm.target import MATH_FUNCTIONS
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.pool import HostBlock, default_pool
 from dataflare.kernels.udf.ir import StringOp, nodes_of
@@ -79,6 +78,7 @@ class CudaProgram:
         self._arena = arena_of(backend)
         self._may_be_null = tuple(program.input_schema.field(number).nullable for number in program.columns)
         self._tables: dict[tuple[StringOp, int], tuple[HostColumn, DeviceBlock]] = {}
+        self._table_texts: dict[tuple[StringOp, ColumnForm], KernelText] = {}
         self._loaded: dict[KernelText, Any] = {}
         self._compiled_anew: bool | None = None
         self._lock = threading.Lock()
@@ -176,7 +176,11 @@ class CudaProgram:
         nbytes = max(1, rows) * result_bytes(op)
         upload = Upload(rows)
         string_planner(dictionary.type)(dictionary, upload)
-        kernel = self.kernel(_table_text(op, string_form(dictionary.type), backend.target))
+        form = string_form(dictionary.type)
+        text = self._table_texts.get((op, form))
+        if text is None:
+            text = self._table_texts[op, form] = table_kernel(op, form, backend.target)
+        kernel = self.kernel(text)
         block, strings = self._arena.acquire(nbytes), self._arena.acquire(upload.end_bytes)
         with _settled(backend, stream):
             backend.zero(block.address, nbytes, stream)  # entry 0 is read under nulls
@@ -360,11 +364,6 @@ class _Variant:
 
 
 _pack_sums = struct.Struct("<3q").pack
-
-
-@lru_cache(maxsize=256)
-def _table_text(op: StringOp, form: ColumnForm, target: Target) -> KernelText:
-    return table_kernel(op, form, target)
 
 
 def _library_functions(program: RecordProgram) -> list[str]:

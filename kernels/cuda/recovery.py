@@ -97,11 +97,9 @@ class Recovery:
                         f"{self._functions} failed on {self._backend.name}: {error}", error.check
                     ) from error
                 self._backend.lost = str(error)
-        self._tell(
-            "lost",
-            f"{self._backend.name} is lost ({self._backend.lost}): {self._functions} runs on the CPU from here on.",
-        )
-        return self._on_cpu(columns, num_rows)._replace(on_cpu=True, lost_device=self._backend.name)
+        device, reason = self._backend.name, self._backend.lost
+        self._tell("lost", f"{device} is lost ({reason}): {self._functions} runs on the CPU from here on.")
+        return self._on_cpu(columns, num_rows)._replace(on_cpu=True, lost_device=(device, reason))
 
     @property
     def _functions(self) -> str:
