@@ -14,6 +14,7 @@ import weakref
 from collections import deque
 
 from dataflare.kernels.cuda.device import ALIGNMENT_BYTES, DeviceBackend, DeviceBlock
+from dataflare.kernels.errors import DeviceMemoryError
 
 __all__ = ["ArenaBlock", "DeviceArena", "arena_of"]
 
@@ -73,7 +74,7 @@ class DeviceArena:
         Raises
         ------
         DeviceMemoryError
-            If the device has not so much left; idle blocks are not given back for it.
+            If the device has not so much left, even without the blocks that lie idle here.
         """
         block_bytes = class_bytes(nbytes)
         self._clock += 1
@@ -114,7 +115,11 @@ class DeviceArena:
             for other in self._classes.values():
                 if self._clock - other.last_use > _FORGOTTEN_AFTER:
                     other.idle.clear()
-        block = backend.acquire(block_bytes)
+        try:
+            block = backend.acquire(block_bytes)
+        except DeviceMemoryError:
+            self.release_idle()
+            block = backend.acquire(block_bytes)
         self.allocations += 1
         return ArenaBlock(block, size_class.idle, nbytes)
 

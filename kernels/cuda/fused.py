@@ -33,7 +33,7 @@ from dataflare.kernels.llvm.target import MATH_FUNCTIONS
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.pool import HostBlock, default_pool
 from dataflare.kernels.udf.ir import StringOp, nodes_of
-from dataflare.kernels.udf.program import Lowered, RecordProgram
+from dataflare.kernels.udf.program import Lowered, RecordProgram, columns_of
 
 __all__ = ["CudaProgram", "compile_cuda"]
 
@@ -228,8 +228,12 @@ class _Variant:
         else:
             self.texts = ()  # every column is handed on
         self._loaded: tuple[Any, ...] | None = None
+        read = columns_of([node for _, node in lowered.roots])
+        if self._filters:
+            read.update(out.output.carried for out in layout.outputs if out.output.carried is not None)
         self._planners = tuple(
-            planner(layout.columns[number], owner.dictionary_table) for number in owner.program.columns
+            planner(layout.columns[number], owner.dictionary_table, is_read=number in read)
+            for number in owner.program.columns
         )
         self._thread_rows = 1 if self._filters or self._kernels.writes_bits else self._kernels.group_rows
         self._outputs = tuple((out.width_bytes, out.has_validity) for out in layout.outputs)

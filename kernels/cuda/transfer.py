@@ -108,8 +108,10 @@ Planner = Callable[[HostColumn, Upload], None]
 """Plans to copy what a kernel reads of one input column."""
 
 
-def planner(layout: ColumnLayout, tables: DictionaryTables) -> Planner:
-    """Return what plans the slots of one input column."""
+def planner(layout: ColumnLayout, tables: DictionaryTables, *, is_read: bool = True) -> Planner:
+    """Return what plans the slots of one input column; one that no kernel reads stays where it is."""
+    if not is_read:
+        return _unread_planner(layout.slots)
     if layout.form is ColumnForm.NONE:
         return _only_validity
     if layout.form is ColumnForm.DICTIONARY:
@@ -145,6 +147,15 @@ def string_planner(data_type: pa.DataType) -> Planner:
         upload.stretch(data + first, last - first, minus=first)
 
     return strings
+
+
+def _unread_planner(slots: int) -> Planner:
+    empty = (0,) * slots
+
+    def unread(column: HostColumn, upload: Upload) -> None:
+        upload.slots += empty
+
+    return unread
 
 
 def _validity(column: HostColumn, upload: Upload) -> None:
