@@ -156,7 +156,9 @@ class _StringFunctions:
         name = self._names.get(key)
         if name is None:
             name = self._names[key] = f"string{len(self._names)}"
-            text, declarations = strings.string_function(name, op, forms, nullable=key[2])
+            text, declarations = strings.string_function(
+                name, op, forms, nullable=key[2], all_ones=Reader.all_ones
+            )
             self.texts.append(_private(text))
             self.globals += strings.string_globals(name, op)
             self.declarations.update(declarations)
@@ -226,7 +228,7 @@ class _Body:
                 return self._string(node.attr, row)
             column = self.layout.columns[node.attr]
             if node.op == "valid":
-                return self.reader.bit(column.validity, row)
+                return self._bits(emitter, column.validity, row)
             if column.form is ColumnForm.BITS:
                 return self._bits(emitter, column.data, row)
             if pa.types.is_decimal128(column.type):
