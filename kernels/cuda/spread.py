@@ -16,6 +16,18 @@ from dataflare.kernels.memory.column import HostColumn
 __all__ = ["SpreadProgram"]
 
 
+_turns = itertools.count()
+_of_thread = threading.local()
+
+
+def _turn() -> int:
+    """Return the number of the calling thread among those that asked: the same for all programs."""
+    turn: int | None = getattr(_of_thread, "turn", None)
+    if turn is None:
+        turn = _of_thread.turn = next(_turns)
+    return turn
+
+
 class SpreadProgram:
     """A program compiled for several GPUs. Threads are given to them in turn.
 
@@ -31,8 +43,6 @@ class SpreadProgram:
         self.device = "cuda"
         self.compile_s = sum(program.compile_s for program in programs)
         self.cache = programs[0].cache
-        self._turns = itertools.count()
-        self._of_thread = threading.local()
 
     def source(self) -> str:
         """Return the generated LLVM code, which is the same for all."""
@@ -44,11 +54,7 @@ class SpreadProgram:
 
     def run(self, columns: Sequence[HostColumn], num_rows: int) -> ProgramResult:
         """Run over one batch on the calling thread's GPU."""
-        program: CudaProgram | None = getattr(self._of_thread, "program", None)
-        if program is None:
-            program = self._programs[next(self._turns) % len(self._programs)]
-            self._of_thread.program = program
-        return program.run(columns, num_rows)
+        return self._programs[_turn() % len(self._programs)].run(columns, num_rows)
 
     def share(self, blocks: Sequence[InputBlock]) -> SharedRun | None:
         """Return None, as one GPU does."""

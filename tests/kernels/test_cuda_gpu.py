@@ -6,7 +6,6 @@ What only a GPU shows is in `tests/gpu`.
 from __future__ import annotations
 
 import ctypes
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +16,7 @@ from chains.running import run
 from fakes.cupy_on_emulator import FakeCuda, device_found, install
 
 import dataflare as flare
+from dataflare.execute.prepare import prepare_run
 from dataflare.kernels.cuda.backends import cuda_backend, cuda_backends
 from dataflare.kernels.cuda.gpu import CupyBackend
 from dataflare.kernels.cuda.ptx import KernelImage
@@ -27,6 +27,8 @@ from dataflare.kernels.errors import (
     DeviceUnavailableError,
 )
 from dataflare.kernels.udf.stages import FilterStage, WithColumnsStage
+from dataflare.options import RunOptions
+from dataflare.sinks.memory import CollectSink
 from dataflare.testing import assert_batches_equal
 
 _ROWS = 5_000
@@ -136,6 +138,34 @@ def test_a_pipeline_keeps_its_order_on_several_gpus(monkeypatch: pytest.MonkeyPa
     assert set(cuda.launches_of) <= {0, 1}
 
 
+def test_a_run_has_two_workers_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, gpus=3)
+    monkeypatch.setattr("dataflare.execute.prepare.usable_cores", lambda: 2)
+    pipeline = flare.from_arrow(pa.table({"x": np.arange(10**6)})).map(lambda r: {"y": r.x})
+    plan = pipeline._physical(CollectSink(), RunOptions())
+    workers = {
+        device: prepare_run(plan, RunOptions(device=device)).workers for device in ("cpu", "cuda:1", "cuda")
+    }
+    assert workers == {"cpu": 2, "cuda:1": 2, "cuda": 6}
+
+
+def test_a_run_watches_the_memory_of_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = install(monkeypatch, gpus=2)
+    plan = (
+        flare.from_arrow(pa.table({"x": [1]}))
+        .map(lambda r: {"y": r.x})
+        ._physical(CollectSink(), RunOptions())
+    )
+    run = prepare_run(plan, RunOptions(device="cuda"))
+    assert [monitor.device for monitor in run.monitors] == ["host", "cuda:0", "cuda:1"]
+    kept = cuda_backend("cuda:1").acquire(cuda.total_bytes // 4)
+    run.controller.poll_monitors()
+    pressure = run.controller.snapshot().pressure_by_device
+    assert (pressure["cuda:0"], pressure["cuda:1"]) == (0.0, 0.25)
+    del kept  # idle in the pool: the driver counts it as used, nobody uses it
+    assert run.monitors[2]._pool_free_bytes() == cuda.total_bytes // 4
+
+
 def test_backends_are_made_once(cuda: FakeCuda) -> None:
     assert cuda_backend("cuda") is cuda_backend("cuda:0")
     with pytest.raises(DeviceUnavailableError, match=r"there is no device 'cuda:7'; usable are cuda:0"):
@@ -221,7 +251,3 @@ def test_after_an_error_nothing_is_written_to_the_host(cuda: FakeCuda) -> None:
     backend.download(ctypes.addressof(host), block.address, 64, stream)
     backend.synchronize(stream)
     assert host.raw == b"\0" * 64
-
-
-def test_the_module_needs_no_cupy_before_it_is_used() -> None:
-    assert "cupy" not in sys.modules
