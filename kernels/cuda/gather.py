@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import NamedTuple
 
 from dataflare.kernels.cuda.codegen import SEGMENT_ROWS, KernelText, kernel_of
@@ -54,7 +53,6 @@ class StringGather(NamedTuple):
     """Whether the rows of the sources are listed; otherwise they are those of the result."""
 
 
-@lru_cache(maxsize=16)
 def kept_rows_kernel(target: Target) -> KernelText:
     """Return the kernel that lists the rows that a filter keeps.
 
@@ -82,7 +80,6 @@ def kept_rows_kernel(target: Target) -> KernelText:
     return kernel_of(code, "kept_rows", 4, target)
 
 
-@lru_cache(maxsize=64)
 def take_values_kernel(width_bytes: int, target: Target) -> KernelText:
     """Return the kernel that takes values of a width by a list of rows. Slots: length, list, values, result."""
     body = _Body()
@@ -102,25 +99,21 @@ def take_values_kernel(width_bytes: int, target: Target) -> KernelText:
     return kernel_of(code, f"take{width_bytes}", 4, target)
 
 
-@lru_cache(maxsize=16)
 def take_bits_kernel(target: Target) -> KernelText:
-    """Return the kernel that takes bits by a list of rows and counts those that are set.
-
-    Slots: length, list, bitmap, its bit offset, result, counter.
-    """
+    """Return the kernel that takes bits by a list of rows. Slots: length, list, bitmap, its bit offset, result."""
     body = _Body()
     code, reader, threads = body.code, body.reader, body.threads
-    flag, total = code.variable("i1", "flag"), code.variable("i64", "total")
+    flag = code.variable("i1", "flag")
     with body.segments() as (_, first, end), body.steps(first, end) as (start, record, inside):
         code.add(f"store i1 0, ptr {flag}, align 1")
         with only_if(code, inside):
             code.add(f"store i1 {reader.bit(2, body.listed(1, record))}, ptr {flag}, align 1")
-        body.store_word(4, start, threads.ballot(code.value(f"load i1, ptr {flag}, align 1")), total)
-    body.add_up(total, reader.pointer(5))
-    return kernel_of(code, "take_bits", 6, target)
+        word = threads.ballot(code.value(f"load i1, ptr {flag}, align 1"))
+        with threads.one_of():
+            body.store_word(4, start, word)
+    return kernel_of(code, "take_bits", 5, target)
 
 
-@lru_cache(maxsize=64)
 def string_lengths_kernel(spec: StringGather, target: Target) -> KernelText:
     """Return the kernel that adds up the bytes of each segment, and writes which strings are valid."""
     body = _Strings(spec)
@@ -133,15 +126,20 @@ def string_lengths_kernel(spec: StringGather, target: Target) -> KernelText:
             old, more = (code.value(f"load i64, ptr {name}, align 8") for name in (total, body.length))
             code.add(f"store i64 {code.value(f'add i64 {old}, {more}')}, ptr {total}, align 8")
             word = threads.ballot(code.value(f"load i1, ptr {body.valid}, align 1"))
-            body.store_word(7, start, word, valid)
+            old, more = code.value(f"load i64, ptr {valid}, align 8"), popcount(code, word)
+            more = code.value(f"zext i32 {more} to i64")
+            code.add(f"store i64 {code.value(f'add i64 {old}, {more}')}, ptr {valid}, align 8")
+            with threads.one_of(), only_if(code, code.value(f"icmp ne i64 {reader.slot(7)}, 0")):
+                body.store_word(7, start, word)
         address = code.value(f"getelementptr i64, ptr {reader.pointer(5)}, i64 {segment}")
         mine = code.value(f"load i64, ptr {total}, align 8")
         code.value(f"atomicrmw add ptr {address}, i64 {mine} monotonic, align 8")
-    body.add_up(valid, reader.pointer(6))
+    with threads.one_of():
+        mine = code.value(f"load i64, ptr {valid}, align 8")
+        code.value(f"atomicrmw add ptr {reader.pointer(6)}, i64 {mine} monotonic, align 8")
     return kernel_of(code, "string_lengths", body.slots, target)
 
 
-@lru_cache(maxsize=64)
 def copy_strings_kernel(spec: StringGather, target: Target) -> KernelText:
     """Return the kernel that writes offsets and bytes, once the segments have their running sum."""
     body = _Strings(spec)
@@ -214,24 +212,11 @@ class _Body:
             record = code.value(f"add i64 {start}, {self.threads.lane()}")
             yield start, record, code.value(f"icmp ult i64 {record}, {end}")
 
-    def store_word(self, slot: int, start: str, word: str, total: str) -> None:
-        """Store the bits of the records from ``start`` on, where there is a bitmap, and add them to ``total``."""
-        code = self.code
-        index = code.value(f"lshr i64 {start}, 5")
-        has_bitmap = code.value(f"icmp ne i64 {self.reader.slot(slot)}, 0")
-        with self.threads.one_of():
-            old = code.value(f"load i64, ptr {total}, align 8")
-            more = code.value(f"zext i32 {popcount(code, word)} to i64")
-            code.add(f"store i64 {code.value(f'add i64 {old}, {more}')}, ptr {total}, align 8")
-            with only_if(code, has_bitmap):
-                address = code.value(f"getelementptr i32, ptr {self.reader.pointer(slot)}, i64 {index}")
-                code.add(f"store i32 {word}, ptr {address}, align 4")
-
-    def add_up(self, total: str, counter: str) -> None:
-        """Add what the first threads of all warps counted; sums of integers are the same in any order."""
-        with self.threads.one_of():
-            mine = self.code.value(f"load i64, ptr {total}, align 8")
-            self.code.value(f"atomicrmw add ptr {counter}, i64 {mine} monotonic, align 8")
+    def store_word(self, slot: int, start: str, word: str) -> None:
+        """Store the bits of the records from ``start`` on; for one thread of a warp."""
+        index = self.code.value(f"lshr i64 {start}, 5")
+        address = self.code.value(f"getelementptr i32, ptr {self.reader.pointer(slot)}, i64 {index}")
+        self.code.add(f"store i32 {word}, ptr {address}, align 4")
 
 
 class _Strings(_Body):

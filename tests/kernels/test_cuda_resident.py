@@ -1,0 +1,117 @@
+"""Programs over columns that lie on the (emulated) device: the same rows as on the CPU, and nothing copied between."""
+
+from __future__ import annotations
+
+import random
+
+import pyarrow as pa
+import pytest
+from chains.batches import random_batch
+
+from dataflare.kernels.backend import compile_program
+from dataflare.kernels.cuda.column import DeviceColumn
+from dataflare.kernels.cuda.copies import to_device, to_host
+from dataflare.kernels.cuda.emulated import EmulatedBackend
+from dataflare.kernels.cuda.fused import compile_cuda
+from dataflare.kernels.cuda.resident import ResidentProgram
+from dataflare.kernels.memory.column import HostColumn
+from dataflare.kernels.udf.program import build_program
+from dataflare.kernels.udf.stages import FilterStage, MapStage, WithColumnsStage
+from dataflare.testing import assert_batches_equal
+
+TYPES = [
+    *(pa.bool_(), pa.int8(), pa.uint16(), pa.int32(), pa.int64(), pa.float16(), pa.float32(), pa.float64()),
+    *(pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())),
+    *(pa.date32(), pa.timestamp("us", "UTC"), pa.decimal128(12, 2)),
+]
+OTHERS = {
+    "binary": pa.array([b"ab", None, b"", b"xyz" * 9] * 5),
+    "large_binary": pa.array([b"ab", None, b"", b"xyz" * 9] * 5, pa.large_binary()),
+    "binary_view": pa.array([b"ab", None, b"", b"xyz" * 9] * 5, pa.binary_view()),
+    "fixed": pa.array([b"abc", None, b"def", b"xyz"] * 5, pa.binary(3)),
+    "decimal256": pa.array([1, None, 3, 4] * 5, pa.decimal256(40, 0)),
+    "interval": pa.array([(1, 2, 3), None, (0, 0, 1), (4, 4, 4)] * 5, pa.month_day_nano_interval()),
+    "list": pa.array([[1], None, [], [2, 3]] * 5),
+    "struct": pa.array([{"a": 1}, None, {"a": None}, {"a": 4}] * 5),
+    "null": pa.nulls(20),
+    "numbers": pa.array([1, 2, None, 3] * 5).dictionary_encode(),
+}
+
+
+@pytest.fixture
+def backend() -> EmulatedBackend:
+    return EmulatedBackend(1 << 26)
+
+
+def on_device(batch: pa.RecordBatch, backend: EmulatedBackend) -> dict[str, DeviceColumn | HostColumn]:
+    columns = [HostColumn.from_arrow(column) for column in batch.columns]
+    return dict(zip(batch.schema.names, to_device(columns, backend), strict=True))
+
+
+def to_batch(schema: pa.Schema, columns: list[DeviceColumn | HostColumn]) -> pa.RecordBatch:
+    arrays = [column.to_arrow() for column in to_host(columns)]
+    for array in arrays:
+        array.validate(full=True)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def agree(stages: list, batch: pa.RecordBatch, backend: EmulatedBackend, part: slice = slice(None)) -> int:
+    """Run both ways over rows of a batch; return how many rows come out."""
+    program = build_program(stages, batch.schema)
+    start, stop, _ = part.indices(batch.num_rows)
+    rows = stop - start
+    given = on_device(batch, backend)
+    resident = ResidentProgram(compile_cuda(program, backend), backend)
+    made = resident.run([given[name].slice(start, rows) for name in program.required_columns], rows)
+    host = [HostColumn.from_arrow(batch.column(name)).slice(start, rows) for name in program.required_columns]
+    expected = compile_program(program).run(host, rows)
+    assert made.num_rows == expected.num_rows
+    assert made.rows_dropped_null_predicate == expected.rows_dropped_null_predicate
+    assert_batches_equal(
+        to_batch(program.output_schema, list(made.columns)),
+        to_batch(program.output_schema, list(expected.columns)),
+    )
+    return made.num_rows
+
+
+@pytest.mark.parametrize("data_type", TYPES, ids=str)
+@pytest.mark.parametrize("nulls", [True, False])
+def test_columns_come_back_as_they_went_slices_included(data_type, nulls, backend):
+    batch = random_batch(random.Random(5), [("x", data_type)], 150, nulls=nulls)
+    (column,) = on_device(batch, backend).values()
+    assert isinstance(column, DeviceColumn)
+    assert column.null_count == batch.column(0).null_count
+    for start, length in [(0, 150), (1, 149), (13, 30), (64, 64), (150, 0), (7, 0)]:
+        part = column.slice(start, length)
+        expected = batch.column(0).slice(start, length)
+        found = part.to_arrow()
+        found.validate(full=True)
+        assert found.equals(expected), (start, length)
+        assert part.null_count == expected.null_count
+        assert to_device([part.to_host()], backend)[0].to_arrow().equals(expected)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("keep", [None, 3, 0])
+def test_columns_that_no_function_reads_are_carried(name, keep, backend):
+    array = OTHERS[name]
+    batch = pa.record_batch({"i": pa.array(range(20)), "x": array})
+    stage = (
+        WithColumnsStage(lambda r: {"j": r.i + 1}) if keep is None else FilterStage(lambda r: r.i % 4 < keep)
+    )
+    for part in (slice(None), slice(3, 18)):
+        agree([stage], batch, backend, part)
+    column = on_device(batch, backend)["x"]
+    assert column.to_arrow().equals(array)
+    assert isinstance(column, DeviceColumn) == (name not in ("list", "struct", "null"))
+
+
+@pytest.mark.parametrize("data_type", TYPES, ids=str)
+@pytest.mark.parametrize("nulls", [True, False])
+def test_a_filter_takes_along_columns_of_every_type(data_type, nulls, backend):
+    fields = [("i", pa.int64()), ("x", data_type)]
+    batch = random_batch(random.Random(11), fields, 1500, nulls=nulls)
+    for part in (slice(None), slice(5, 1499), slice(0, 0), slice(3, 4)):
+        agree([FilterStage(lambda r: r.i % 3 == 0)], batch, backend, part)
+    agree([FilterStage(lambda r: r.i != r.i)], batch, backend)
+    agree([FilterStage(lambda r: r.i == r.i)], batch, backend)
