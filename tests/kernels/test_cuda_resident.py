@@ -115,3 +115,91 @@ def test_a_filter_takes_along_columns_of_every_type(data_type, nulls, backend):
         agree([FilterStage(lambda r: r.i % 3 == 0)], batch, backend, part)
     agree([FilterStage(lambda r: r.i != r.i)], batch, backend)
     agree([FilterStage(lambda r: r.i == r.i)], batch, backend)
+
+
+STRINGS = {
+    "string": pa.string(),
+    "large_string": pa.large_string(),
+    "string_view": pa.string_view(),
+    "dictionary": pa.dictionary(pa.int32(), pa.string()),
+}
+
+
+def text_batch(data_type: pa.DataType, *, nulls: bool) -> pa.RecordBatch:
+    fields = [("i", pa.int64()), ("s", data_type), ("t", data_type), ("u", pa.string())]
+    return random_batch(random.Random(3), fields, 700, nulls=nulls)
+
+
+@pytest.mark.parametrize("data_type", STRINGS.values(), ids=STRINGS)
+@pytest.mark.parametrize("nulls", [True, False])
+def test_strings_are_chosen_and_compared_where_they_lie(data_type, nulls, backend):
+    batch = text_batch(data_type, nulls=nulls)
+
+    def chosen(r):
+        return {"x": r.s if r.i % 2 == 0 else "none at all" if r.i % 3 == 0 else r.t}
+
+    def compared(r):
+        return {"same": r.s == r.t, "size": len(r.s), "of": r.s == "ab", "u": r.u if r.s < "b" else None}
+
+    for part in (slice(None), slice(3, 671)):
+        agree([MapStage(chosen)], batch, backend, part)
+        agree([MapStage(compared)], batch, backend, part)
+        agree([FilterStage(lambda r: r.i % 5 != 0), MapStage(chosen)], batch, backend, part)
+        agree([FilterStage(lambda r: r.s > "a"), MapStage(compared)], batch, backend, part)
+    agree([WithColumnsStage(lambda r: {"c": "one" if r.i % 2 == 0 else "two"})], batch, backend)
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3, 8])
+def test_slices_that_begin_anywhere_are_read_where_they_begin(start, backend):
+    values = pa.array(range(500))
+    batch = pa.record_batch(
+        {"a": values.cast(pa.int8(), safe=False), "f": values.cast(pa.float32()), "d": values}
+    )
+    assert (
+        agree([MapStage(lambda r: {"x": r.f * 2, "y": r.a + r.d})], batch, backend, slice(start, 497))
+        == 497 - start
+    )
+
+
+def test_steps_follow_each_other_without_copies_of_columns(backend, monkeypatch):
+    batch = text_batch(pa.string(), nulls=True)
+    steps = [
+        [FilterStage(lambda r: r.i % 2 == 0)],
+        [WithColumnsStage(lambda r: {"j": r.i * 2, "long": r.s if len(r.s) > 3 else "short"})],
+        [FilterStage(lambda r: r.j > 0)],
+    ]
+    given = list(on_device(batch, backend).values())
+    moved = []
+    upload, download = backend.upload, backend.download
+    monkeypatch.setattr(backend, "upload", lambda *a: (moved.append(a[2]), upload(*a)))
+    monkeypatch.setattr(backend, "download", lambda *a: (moved.append(a[2]), download(*a)))
+    schema, rows = batch.schema, batch.num_rows
+    for stages in steps:
+        program = build_program(stages, schema)
+        columns = dict(zip(schema.names, given, strict=True))
+        resident = ResidentProgram(compile_cuda(program, backend), backend)
+        given, rows, _ = resident.run([columns[name] for name in program.required_columns], rows)
+        schema = program.output_schema
+    assert 0 < rows < 700
+    assert max(moved) <= 64, "only counts and literals"
+    monkeypatch.undo()
+    whole = compile_program(build_program([stage for stages in steps for stage in stages], batch.schema))
+    columns = [HostColumn.from_arrow(batch.column(name)) for name in whole.program.required_columns]
+    expected = whole.run(columns, batch.num_rows)
+    assert_batches_equal(to_batch(schema, list(given)), to_batch(schema, list(expected.columns)))
+
+
+def test_memory_goes_when_nobody_holds_the_columns(backend):
+    batch = text_batch(pa.string(), nulls=True)
+    given = on_device(batch, backend)
+    program = build_program([FilterStage(lambda r: r.i % 2 == 0)], batch.schema)
+    resident = ResidentProgram(compile_cuda(program, backend), backend)
+    free = backend.memory().free_bytes
+    result = resident.run([given[name] for name in program.required_columns], batch.num_rows)
+    tail = result.columns[1].slice(10, 20)
+    expected = result.columns[1].to_arrow().slice(10, 20)
+    assert backend.memory().free_bytes < free
+    del result
+    assert tail.to_arrow().equals(expected)
+    del tail
+    assert backend.memory().free_bytes == free
