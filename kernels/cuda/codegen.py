@@ -19,7 +19,9 @@ import pyarrow as pa
 
 from dataflare.kernels.cuda import runtime
 from dataflare.kernels.cuda.reading import VECTOR_BYTES, Reader
+from dataflare.kernels.cuda.target import ARGUMENT_BYTES
 from dataflare.kernels.cuda.threads import WARP_THREADS, Threads, counted_loop, only_if, popcount
+from dataflare.kernels.errors import CompileError
 from dataflare.kernels.llvm import strings
 from dataflare.kernels.llvm.emit import Code, Emitter, lane_type
 from dataflare.kernels.llvm.layout import (
@@ -73,6 +75,11 @@ class ProgramKernels:
         self.selection_slot = self.layout.slots
         self.segments_slot = self.layout.slots + 1
         self.slots = self.layout.slots + (0 if lowered.keep is None else 2)
+        if 8 * self.slots > ARGUMENT_BYTES:
+            raise CompileError(
+                f"a kernel takes {ARGUMENT_BYTES // 8:,} numbers and addresses, and this program has {self.slots:,}: "
+                "select() fewer columns before it, or use device='cpu'."
+            )
         self.writes_bits = any(out.is_bits or out.has_validity for out in self.layout.outputs)
 
     @property
