@@ -231,7 +231,7 @@ class _Body:
                 return self._string(node.attr, row)
             column = self.layout.columns[node.attr]
             if node.op == "valid":
-                return self.reader.bit(column.validity, row)
+                return self._bits(emitter, column.validity, row)
             if column.form is ColumnForm.BITS:
                 return self._bits(emitter, column.data, row)
             if pa.types.is_decimal128(column.type):
