@@ -55,6 +55,12 @@ def to_batch(schema: pa.Schema, columns: list[DeviceColumn | HostColumn]) -> pa.
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
+def numbered(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the batch with the numbers of its rows as first column."""
+    numbers = pa.array(range(batch.num_rows))
+    return pa.RecordBatch.from_arrays([numbers, *batch.columns], names=["i", *batch.schema.names])
+
+
 def agree(stages: list, batch: pa.RecordBatch, backend: EmulatedBackend, part: slice = slice(None)) -> int:
     """Run both ways over rows of a batch; return how many rows come out."""
     program = build_program(stages, batch.schema)
@@ -109,12 +115,11 @@ def test_columns_that_no_function_reads_are_carried(name, keep, backend):
 @pytest.mark.parametrize("data_type", TYPES, ids=str)
 @pytest.mark.parametrize("nulls", [True, False])
 def test_a_filter_takes_along_columns_of_every_type(data_type, nulls, backend):
-    fields = [("i", pa.int64()), ("x", data_type)]
-    batch = random_batch(random.Random(11), fields, 1500, nulls=nulls)
-    for part in (slice(None), slice(5, 1499), slice(0, 0), slice(3, 4)):
-        agree([FilterStage(lambda r: r.i % 3 == 0)], batch, backend, part)
-    agree([FilterStage(lambda r: r.i != r.i)], batch, backend)
-    agree([FilterStage(lambda r: r.i == r.i)], batch, backend)
+    batch = numbered(random_batch(random.Random(11), [("x", data_type)], 1500, nulls=nulls))
+    for part, kept in ((slice(None), 500), (slice(5, 1499), 498), (slice(0, 0), 0), (slice(3, 4), 1)):
+        assert agree([FilterStage(lambda r: r.i % 3 == 0)], batch, backend, part) == kept
+    assert agree([FilterStage(lambda r: r.i < 0)], batch, backend) == 0
+    assert agree([FilterStage(lambda r: r.i >= 0)], batch, backend) == 1500
 
 
 STRINGS = {
@@ -126,8 +131,8 @@ STRINGS = {
 
 
 def text_batch(data_type: pa.DataType, *, nulls: bool) -> pa.RecordBatch:
-    fields = [("i", pa.int64()), ("s", data_type), ("t", data_type), ("u", pa.string())]
-    return random_batch(random.Random(3), fields, 700, nulls=nulls)
+    fields = [("s", data_type), ("t", data_type), ("u", pa.string())]
+    return numbered(random_batch(random.Random(9), fields, 700, nulls=nulls))
 
 
 @pytest.mark.parametrize("data_type", STRINGS.values(), ids=STRINGS)
@@ -180,7 +185,7 @@ def test_steps_follow_each_other_without_copies_of_columns(backend, monkeypatch)
         resident = ResidentProgram(compile_cuda(program, backend), backend)
         given, rows, _ = resident.run([columns[name] for name in program.required_columns], rows)
         schema = program.output_schema
-    assert 0 < rows < 700
+    assert rows == 349
     assert max(moved) <= 64, "only counts and literals"
     monkeypatch.undo()
     whole = compile_program(build_program([stage for stages in steps for stage in stages], batch.schema))
@@ -194,8 +199,10 @@ def test_memory_goes_when_nobody_holds_the_columns(backend):
     given = on_device(batch, backend)
     program = build_program([FilterStage(lambda r: r.i % 2 == 0)], batch.schema)
     resident = ResidentProgram(compile_cuda(program, backend), backend)
+    columns = [given[name] for name in program.required_columns]
+    resident.run(columns, batch.num_rows)  # loads kernels, whose constants stay
     free = backend.memory().free_bytes
-    result = resident.run([given[name] for name in program.required_columns], batch.num_rows)
+    result = resident.run(columns, batch.num_rows)
     tail = result.columns[1].slice(10, 20)
     expected = result.columns[1].to_arrow().slice(10, 20)
     assert backend.memory().free_bytes < free
