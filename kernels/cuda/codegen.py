@@ -35,7 +35,7 @@ from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.udf.ir import Node, StringOp, nodes_of
 from dataflare.kernels.udf.program import Lowered, RecordProgram
 
-__all__ = ["SEGMENT_ROWS", "KernelText", "ProgramKernels", "table_kernel"]
+__all__ = ["SEGMENT_ROWS", "KernelText", "ProgramKernels", "kernel_of", "table_kernel"]
 
 SEGMENT_ROWS = 512
 """Rows of a filter that one warp works on, and one number of the sums stands for."""
@@ -117,6 +117,11 @@ class ProgramKernels:
     def target(self) -> Target:
         """The GPU that code is made for."""
         return self._target
+
+
+def kernel_of(code: Code, entry: str, slots: int, target: Target) -> KernelText:
+    """Return the kernel whose body is ``code``, begun in block "start"."""
+    return KernelText(_module(code, _StringFunctions(), entry, slots, target), entry, slots)
 
 
 def table_kernel(op: StringOp, form: ColumnForm, target: Target) -> KernelText:
