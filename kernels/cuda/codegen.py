@@ -158,9 +158,9 @@ class _StringFunctions:
 
 def _private(function: str) -> str:
     """Return a function as one that a kernel takes in."""
-    return function.replace("define void", "define internal void", 1).replace(
-        "#0 {", "alwaysinline nounwind {", 1
-    )
+    function = function.replace("define void", "define internal void", 1)
+    function = function.replace("#0 {", "alwaysinline nounwind {", 1)
+    return function.replace("ptr @all_ones", f"ptr {Reader.all_ones}")  # which lies in global memory here
 
 
 def _module(code: Code, functions: _StringFunctions, entry: str, slots: int, target: Target) -> str:
@@ -219,7 +219,7 @@ class _Body:
                 return self._string(node.attr, row)
             column = self.layout.columns[node.attr]
             if node.op == "valid":
-                return self.reader.bit(column.validity, row)
+                return self._bits(emitter, column.validity, row)
             if column.form is ColumnForm.BITS:
                 return self._bits(emitter, column.data, row)
             if pa.types.is_decimal128(column.type):
