@@ -172,9 +172,9 @@ class _StringFunctions:
 
 def _private(function: str) -> str:
     """Return a function as one that a kernel takes in."""
-    return function.replace("define void", "define internal void", 1).replace(
-        "#0 {", "alwaysinline nounwind {", 1
-    )
+    function = function.replace("define void", "define internal void", 1)
+    function = function.replace("#0 {", "alwaysinline nounwind {", 1)
+    return function.replace("ptr @all_ones", f"ptr {Reader.all_ones}")  # which lies in global memory here
 
 
 def _module(code: Code, functions: _StringFunctions, entry: str, slots: int, target: Target) -> str:
