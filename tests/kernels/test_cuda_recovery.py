@@ -89,7 +89,9 @@ def full() -> Exception:
     return DeviceMemoryError("The device memory is full: 7 bytes were asked for, 3 of 9 are free.")
 
 
-def failing_once(call: str, number: int, make: Callable[[], Exception]) -> Callable[[str, int], Exception | None]:
+def failing_once(
+    call: str, number: int, make: Callable[[], Exception]
+) -> Callable[[str, int], Exception | None]:
     return lambda called, count: make() if (called, count) == (call, number) else None
 
 
@@ -148,7 +150,9 @@ def test_a_kernel_that_does_wrong_is_an_error_that_names_the_function() -> None:
         return DeviceFaultError("kernel dense: out of bounds", "out of bounds") if call == "launch" else None
 
     compiled = compile_cuda(mapping(), FaultyBackend(fails))
-    with pytest.raises(DeviceFaultError, match=r"lambda \(.*test_cuda_recovery.py:\d+\) failed on cuda:emu") as caught:
+    with pytest.raises(
+        DeviceFaultError, match=r"lambda \(.*test_cuda_recovery.py:\d+\) failed on cuda:emu"
+    ) as caught:
         compiled.run(columns_for(compiled.program), ROWS)
     assert caught.value.check == "out of bounds"
 
@@ -211,7 +215,12 @@ def test_an_end_without_memory_names_the_bytes_and_the_functions(monkeypatch: py
     monkeypatch.setattr("dataflare.kernels.cuda.recovery.compile_program", refuse)
     with pytest.warns(DeviceWarning), pytest.raises(DeviceMemoryError) as caught:
         compiled.run(columns_for(compiled.program), ROWS)
-    for part in ("records of lambda", "fit neither cuda:emulated nor the CPU", "bytes were asked for", "refused 99 b"):
+    for part in (
+        "records of lambda",
+        "fit neither cuda:emulated nor the CPU",
+        "bytes were asked for",
+        "refused 99 b",
+    ):
         assert part in str(caught.value)
 
 
