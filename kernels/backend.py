@@ -15,7 +15,15 @@ from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.guarded import placement_asked_for
 from dataflare.kernels.udf.program import RecordProgram
 
-__all__ = ["CompiledProgram", "InputBlock", "ProgramResult", "SharedRun", "SharedWorker", "compile_program"]
+__all__ = [
+    "CompiledProgram",
+    "InputBlock",
+    "ProgramResult",
+    "SharedRun",
+    "SharedWorker",
+    "abandon_device",
+    "compile_program",
+]
 
 _MAX_CACHED_PROGRAMS = 512
 
@@ -26,6 +34,12 @@ class ProgramResult(NamedTuple):
     columns: tuple[HostColumn, ...]
     num_rows: int
     rows_dropped_null_predicate: int
+    device_retries: int = 0
+    """How often the device had no memory for the batch, or a part of it."""
+    on_cpu: bool = False
+    """Whether the CPU computed it, or a part of it, in place of the device that was asked for."""
+    lost_device: tuple[str, str] | None = None
+    """The device that was lost, and the reason, where that is why."""
 
 
 class InputBlock(NamedTuple):
@@ -130,16 +144,35 @@ def compile_program(
     return cast(CompiledProgram, fresh)
 
 
+def abandon_device(device: str, reason: str) -> bool:
+    """Run what is compiled for a device on the CPU from now on; return whether there is such a device.
+
+    For whoever knows that a device is lost before a program has met it.
+    """
+    if not device.startswith("cuda"):
+        return False
+    from dataflare.kernels.cuda.backends import cuda_backend
+
+    try:
+        backend = cuda_backend(device)
+    except DeviceUnavailableError:
+        return False
+    backend.lost = backend.lost or reason
+    return True
+
+
 def _compile(program: RecordProgram, device: str, *, exact_math: bool) -> Any:
     if device == "cpu":
         from dataflare.kernels.cpu.fused import compile_cpu
 
         return compile_cpu(program, exact_math=exact_math)
     if device == "cuda:emulated" or device == "cuda" or device.startswith("cuda:"):
-        from dataflare.kernels.cuda.backends import cuda_backend
+        from dataflare.kernels.cuda.backends import cuda_backends
         from dataflare.kernels.cuda.fused import compile_cuda
+        from dataflare.kernels.cuda.spread import SpreadProgram
 
-        return compile_cuda(program, cuda_backend(device), exact_math=exact_math)
+        made = [compile_cuda(program, backend, exact_math=exact_math) for backend in cuda_backends(device)]
+        return made[0] if len(made) == 1 else SpreadProgram(made)
     raise DeviceUnavailableError(
         f"there is no device {device!r}; there are 'cpu', 'cuda', 'cuda:N', 'cuda:emulated' and 'python'."
     )

@@ -19,11 +19,11 @@ from dataflare.control.batching import MOST_ROWS, AdaptiveBatcher, AdaptiveBatch
 from dataflare.control.budget import MemoryBudget, format_bytes
 from dataflare.control.clock import Clock
 from dataflare.control.credits import CreditConfig, CreditMode
-from dataflare.control.monitors import HostMemoryMonitor
 from dataflare.control.remembered import remembered_sizes
 from dataflare.execute.chain import Chain, ComputeStage, LimitStage, MapBatchesStage, SchemaLatch, Stage
 from dataflare.execute.contiguous import ContiguousOutput
 from dataflare.execute.feasibility import StageNeed, require_feasible
+from dataflare.execute.monitors import run_monitors
 from dataflare.execute.reading import PartitionQueue, PartitionReader, Reader, SharedReader
 from dataflare.execute.widths import row_bytes
 from dataflare.kernels.errors import DataFlareError, MemoryLimitError, RunError
@@ -70,13 +70,16 @@ class PreparedRun:
         began_s = time.perf_counter()
         self._compiled = _compile(steps, self.device, options.math)
         self.compile_s = time.perf_counter() - began_s
+        self._early_compile_s = sum(compiled.compile_s for compiled in self._compiled.values())
+        self.lost_devices: dict[str, str] = {}
+        """Devices that were lost, and why; their work is done on the CPU."""
 
         source = plan.source
         self.partitions = source.partitions()
         rows = source.num_rows
         self.num_rows = rows if rows is None or self.limit_rows is None else min(rows, self.limit_rows)
         self.in_memory = bool(getattr(source, "in_memory", False))
-        cores = options.workers if options.workers is not None else usable_cores()
+        cores = options.workers if options.workers is not None else _default_workers(self.device)
         self.workers = cores
         if self.in_memory and self.num_rows is not None:
             self.workers = max(1, min(cores, -(-self.num_rows // _LEAST_ROWS_A_TASK)))
@@ -106,7 +109,7 @@ class PreparedRun:
         self.least_rows = min(self.batcher.config.min_size, _LEAST_ROWS)
         self.budget = MemoryBudget(options.memory_limit)
         self._check_feasible(out_bytes)
-        self.monitors = (HostMemoryMonitor(),)
+        self.monitors = run_monitors(self.device, clock)
         self.controller = BackpressureController(
             options.backpressure if options.backpressure is not None else _engine_credits(self.least_rows),
             clock,
@@ -134,6 +137,12 @@ class PreparedRun:
                 num_rows=self.num_rows,
                 exact=options.batching is not None,
             )
+
+    @property
+    def late_compile_s(self) -> float:
+        """Seconds that compiling took since the run was prepared: kernels of a GPU wait for the first batch."""
+        compiled_s = sum(compiled.compile_s for compiled in self._compiled.values())
+        return max(0.0, compiled_s - self._early_compile_s)
 
     @property
     def source_name(self) -> str:
@@ -182,6 +191,8 @@ class PreparedRun:
         least_rows = 1 if alone else self.least_rows
         rows = self.batcher.batch_size
         admission = self.controller.admit(task, rows, self.bytes_per_row, least_rows=least_rows)
+        if admission is None and self._goes_on_without_lost_devices():
+            admission = self.controller.admit(task, rows, self.bytes_per_row, least_rows=least_rows)
         if admission is not None:
             self._admitted.add(admission)
         return admission
@@ -263,10 +274,28 @@ class PreparedRun:
         if self.options.batching is None and self.batcher.metrics.batch_count >= 4:
             remembered_sizes().remember(self._key(), self.batcher.found)
 
+    def _note_lost(self, device: str, reason: str) -> None:
+        """Go on without a device that is lost: the CPU has its work, so that its memory no longer counts."""
+        if device not in self.lost_devices:
+            self.lost_devices[device] = reason
+            self.controller.forget_device(device)
+
+    def _goes_on_without_lost_devices(self) -> bool:
+        """Give the work of devices that monitors found lost to the CPU; return whether that let something go on."""
+        lost = self.controller.lost_devices
+        if not lost:
+            return False
+        from dataflare.kernels.backend import abandon_device
+
+        moved = [device for device, reason in lost.items() if abandon_device(device, reason)]
+        for device in moved:
+            self._note_lost(device, lost[device])
+        return bool(moved)
+
     def _stage(self, step: PhysicalStep, number: int) -> Stage:
         if isinstance(step, ComputeStep):
             compiled = self._compiled[id(step)]
-            return ComputeStage(f"compute {number}: {_functions(compiled)}", compiled)
+            return ComputeStage(f"compute {number}: {_functions(compiled)}", compiled, self._note_lost)
         if isinstance(step, MapBatchesStep):
             latch = self._latches.setdefault(id(step), SchemaLatch(step.output_schema))
             name = getattr(step.fn, "__qualname__", type(step.fn).__qualname__)
@@ -362,6 +391,15 @@ def prepare_run(plan: PhysicalPlan, options: RunOptions, clock: Clock = time.mon
 def usable_cores() -> int:
     """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _default_workers(device: str) -> int:
+    """Return one worker a core, and at least two a GPU: one copies while the other's kernel runs."""
+    if not device.startswith("cuda"):
+        return usable_cores()
+    from dataflare.kernels.cuda.backends import cuda_backends
+
+    return max(usable_cores(), 2 * len(cuda_backends(device)))
 
 
 def _compile(

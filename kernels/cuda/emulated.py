@@ -26,15 +26,15 @@ _CAPABILITY: ComputeCapability = (8, 0)
 class EmulatedBlock:
     """Memory of the emulated device."""
 
-    __slots__ = ("__weakref__", "_backend", "address", "nbytes")
+    __slots__ = ("__weakref__", "_freed", "address", "nbytes")
 
-    def __init__(self, backend: EmulatedBackend, address: int, nbytes: int) -> None:
-        self._backend = backend
+    def __init__(self, freed: list[int], address: int, nbytes: int) -> None:
+        self._freed = freed
         self.address = address
         self.nbytes = nbytes
 
     def __del__(self) -> None:
-        self._backend._freed.append(self.address)
+        self._freed.append(self.address)
 
 
 class EmulatedBackend(DeviceBackend):
@@ -86,7 +86,7 @@ class EmulatedBackend(DeviceBackend):
         """Return a block of the emulated memory."""
         with self._lock:
             self.release_idle()
-            return EmulatedBlock(self, self._memory.alloc(max(1, nbytes)), nbytes)
+            return EmulatedBlock(self._freed, self._memory.alloc(max(1, nbytes)), nbytes)
 
     def release_idle(self) -> None:
         """Free what nobody holds any more."""
@@ -139,10 +139,13 @@ class EmulatedBackend(DeviceBackend):
         return
 
     def memory(self) -> MemoryInfo:
-        """Return how much of the emulated memory is left."""
-        with self._lock:
-            self.release_idle()
-            return MemoryInfo(self._memory.free_bytes, self._memory.free_bytes + self._memory.used_bytes)
+        """Return how much of the emulated memory is left; waits for no kernel."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self.release_idle()
+            finally:
+                self._lock.release()
+        return MemoryInfo(self._memory.free_bytes, self._memory.size_bytes)
 
 
 @lru_cache(maxsize=1)
