@@ -1,4 +1,4 @@
-"""The results that a real GPU is compared with are those of the emulated one, a sample of them; and pass CupyBackend."""
+"""What a real GPU is held to are results of the emulated one, by a sample of them; and CupyBackend gives the same."""
 
 from __future__ import annotations
 
