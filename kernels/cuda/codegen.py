@@ -19,7 +19,9 @@ import pyarrow as pa
 
 from dataflare.kernels.cuda import runtime
 from dataflare.kernels.cuda.reading import VECTOR_BYTES, Reader
+from dataflare.kernels.cuda.target import ARGUMENT_BYTES
 from dataflare.kernels.cuda.threads import WARP_THREADS, Threads, counted_loop, only_if, popcount
+from dataflare.kernels.errors import CompileError
 from dataflare.kernels.llvm import strings
 from dataflare.kernels.llvm.emit import Code, Emitter, lane_type
 from dataflare.kernels.llvm.layout import (
@@ -33,7 +35,7 @@ from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.udf.ir import Node, StringOp, nodes_of
 from dataflare.kernels.udf.program import Lowered, RecordProgram
 
-__all__ = ["SEGMENT_ROWS", "KernelText", "ProgramKernels", "table_kernel"]
+__all__ = ["SEGMENT_ROWS", "KernelText", "ProgramKernels", "kernel_of", "table_kernel"]
 
 SEGMENT_ROWS = 512
 """Rows of a filter that one warp works on, and one number of the sums stands for."""
@@ -73,6 +75,11 @@ class ProgramKernels:
         self.selection_slot = self.layout.slots
         self.segments_slot = self.layout.slots + 1
         self.slots = self.layout.slots + (0 if lowered.keep is None else 2)
+        if 8 * self.slots > ARGUMENT_BYTES:
+            raise CompileError(
+                f"a kernel takes {ARGUMENT_BYTES // 8:,} numbers and addresses, and this program has {self.slots:,}: "
+                "select() fewer columns before it, or use device='cpu'."
+            )
         self.writes_bits = any(out.is_bits or out.has_validity for out in self.layout.outputs)
 
     @property
@@ -112,6 +119,11 @@ class ProgramKernels:
         return self._target
 
 
+def kernel_of(code: Code, entry: str, slots: int, target: Target) -> KernelText:
+    """Return the kernel whose body is ``code``, begun in block "start"."""
+    return KernelText(_module(code, _StringFunctions(), entry, slots, target), entry, slots)
+
+
 def table_kernel(op: StringOp, form: ColumnForm, target: Target) -> KernelText:
     """Return the kernel that computes a string operation for each value of a dictionary.
 
@@ -149,7 +161,9 @@ class _StringFunctions:
         name = self._names.get(key)
         if name is None:
             name = self._names[key] = f"string{len(self._names)}"
-            text, declarations = strings.string_function(name, op, forms, nullable=key[2])
+            text, declarations = strings.string_function(
+                name, op, forms, nullable=key[2], all_ones=Reader.all_ones
+            )
             self.texts.append(_private(text))
             self.globals += strings.string_globals(name, op)
             self.declarations.update(declarations)
