@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import pyarrow as pa
 
 from dataflare import apply, display, ingest
-from dataflare.kernels.errors import DeviceUnavailableError, OptionError, SchemaError
+from dataflare.kernels.errors import OptionError, SchemaError
 from dataflare.kernels.memory import HostColumn
 from dataflare.kernels.memory.joining import join_columns
 from dataflare.kernels.memory.trimming import trimmed

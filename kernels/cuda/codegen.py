@@ -161,7 +161,9 @@ class _StringFunctions:
         name = self._names.get(key)
         if name is None:
             name = self._names[key] = f"string{len(self._names)}"
-            text, declarations = strings.string_function(name, op, forms, nullable=key[2])
+            text, declarations = strings.string_function(
+                name, op, forms, nullable=key[2], all_ones=Reader.all_ones
+            )
             self.texts.append(_private(text))
             self.globals += strings.string_globals(name, op)
             self.declarations.update(declarations)
@@ -170,9 +172,9 @@ class _StringFunctions:
 
 def _private(function: str) -> str:
     """Return a function as one that a kernel takes in."""
-    return function.replace("define void", "define internal void", 1).replace(
-        "#0 {", "alwaysinline nounwind {", 1
-    )
+    function = function.replace("define void", "define internal void", 1)
+    function = function.replace("#0 {", "alwaysinline nounwind {", 1)
+    return function.replace("ptr @all_ones", f"ptr {Reader.all_ones}")  # which lies in global memory here
 
 
 def _module(code: Code, functions: _StringFunctions, entry: str, slots: int, target: Target) -> str:
