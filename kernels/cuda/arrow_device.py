@@ -18,7 +18,7 @@ from dataflare.kernels.cuda.column import DeviceColumn, has_device_form, offset_
 from dataflare.kernels.cuda.copies import to_device
 from dataflare.kernels.cuda.device import DeviceBackend
 from dataflare.kernels.cuda.dlpack import device_of
-from dataflare.kernels.errors import BufferUnavailableError, DeviceUnavailableError, SchemaError
+from dataflare.kernels.errors import BufferUnavailableError, SchemaError
 from dataflare.kernels.llvm.layout import is_view
 from dataflare.kernels.memory.column import HostColumn
 
@@ -57,9 +57,9 @@ class _DeviceArray(ctypes.Structure):
 
 
 _CapsuleDestructor = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_new_capsule = ctypes.PYFUNCTYPE(
-    ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, _CapsuleDestructor
-)(("PyCapsule_New", ctypes.pythonapi))
+_new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, _CapsuleDestructor)(
+    ("PyCapsule_New", ctypes.pythonapi)
+)
 _pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
     ("PyCapsule_GetPointer", ctypes.pythonapi)
 )
@@ -92,8 +92,8 @@ def export_batch(
     for name, column in zip(schema.names, columns, strict=True):
         if isinstance(column, HostColumn):
             raise BufferUnavailableError(
-                f"column {name!r} of type {column.type} is in host memory, since no kernel reads it: select() the other "
-                "columns first."
+                f"column {name!r} of type {column.type} is in host memory, since no kernel reads it: select() the "
+                "other columns first."
             )
         children.append(_array_of(column))
     array = _filled(num_rows, 0, 0, [None], children, None, None)
@@ -109,7 +109,9 @@ def _array_of(column: DeviceColumn) -> _Array:
     addresses: list[int | None] = [address or None for address in column.addresses]
     keep: list[Any] = [column.owner]
     dictionary = None
-    if is_view(column.type):  # the interface has the sizes of the buffers as a buffer of its own, read by the host
+    if is_view(
+        column.type
+    ):  # the interface has the sizes of the buffers as a buffer of its own, read by the host
         sizes = (ctypes.c_int64 * max(1, len(column.sizes) - 2))(*column.sizes[2:])
         keep.append(sizes)
         addresses.append(ctypes.addressof(sizes))
@@ -146,7 +148,7 @@ def _filled(
         buffers,
         pointers if children else None,
         None if dictionary is None else ctypes.pointer(dictionary),
-        _release,
+        _release_callback,
     )
     with _lock:
         _next_key += 1
@@ -155,7 +157,6 @@ def _filled(
     return array
 
 
-@_Release
 def _release(pointer: Any) -> None:
     """Let go of an array, and of those inside of it that were not moved elsewhere."""
     array = pointer.contents
@@ -177,17 +178,20 @@ def _capsule(array: _Array, backend: DeviceBackend) -> object:
     address = ctypes.addressof(device_array)
     with _lock:
         _capsules[address] = device_array
-    capsule: object = _new_capsule(address, _NAME, _destroy)
+    capsule: object = _new_capsule(address, _NAME, _destroy_callback)
     return capsule
 
 
-@_CapsuleDestructor
 def _destroy(capsule: int) -> None:
     """Release what nobody took, and the structure itself; who takes the array moves it out of there."""
     with _lock:
         device_array = _capsules.pop(_pointer_of(capsule, _NAME), None)
     if device_array is not None and device_array.array.release:
         device_array.array.release(ctypes.pointer(device_array.array))
+
+
+_release_callback = _Release(_release)
+_destroy_callback = _CapsuleDestructor(_destroy)
 
 
 # ----------------------------------------------------------------------------------------------------------- in
@@ -213,25 +217,41 @@ def import_batch(
     ------
     SchemaError
         If it is no struct of columns, or a column has a type without a form on a device.
-    DeviceUnavailableError
-        If its producer has not finished yet: it gave an event to wait for.
+    BufferUnavailableError
+        If there is an event to wait for, and the device has none.
     """
     found = _opened(capsule)
     if found.sync_event:
-        raise DeviceUnavailableError(
-            "the producer of this batch has not finished working on it and gave a CUDA event to wait for, which is not "
-            "supported: synchronise its stream before the batch is taken."
-        )
+        _wait(backend, found.sync_event)
     importer: Any = pa.Schema
     schema: pa.Schema = importer._import_from_c_capsule(schema_capsule)
     array = found.array
     if array.n_children != len(schema):
         raise SchemaError("from_arrow needs columns with names: give a single column to from_columns.")
     columns: list[DeviceColumn | HostColumn] = [
-        _imported(field.name, field.type, array.children[number].contents, array.offset, array.length, backend, capsule)
+        _imported(
+            field.name,
+            field.type,
+            array.children[number].contents,
+            array.offset,
+            array.length,
+            backend,
+            capsule,
+        )
         for number, field in enumerate(schema)
     ]
     return schema, columns, int(array.length)
+
+
+def _wait(backend: DeviceBackend, event: int) -> None:
+    """Wait for the work of a producer; ``event`` is the address of a CUDA event."""
+    from dataflare.kernels.cuda.gpu import CupyBackend
+
+    if not isinstance(backend, CupyBackend):
+        raise BufferUnavailableError(
+            f"the producer gave an event to wait for, and {backend.name} has no events."
+        )
+    backend.wait_for(ctypes.c_void_p.from_address(event).value or 0)
 
 
 def _imported(
@@ -265,4 +285,8 @@ def _imported(
         offset=offset,
         dictionary=dictionary,
     )
-    return column
+    if dictionary is None or not dictionary.null_count:
+        return column
+    (moved,) = to_device([column.to_host()], backend)  # where nulls are moved to the indices
+    assert isinstance(moved, DeviceColumn)
+    return moved

@@ -60,7 +60,9 @@ _pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_
     ("PyCapsule_GetPointer", ctypes.pythonapi)
 )
 
-_exported: dict[int, tuple[Any, ...]] = {}  # by address of the structure: what it needs until its deleter is called
+_exported: dict[
+    int, tuple[Any, ...]
+] = {}  # by address of the structure: what it needs until its deleter is called
 _lock = threading.Lock()
 
 
@@ -98,30 +100,40 @@ def export(
     shape, strides = (ctypes.c_int64 * 1)(column.length), (ctypes.c_int64 * 1)(1)
     bits = 8 * int(kind[1:])
     tensor = _Tensor(
-        column.data_address if column.length else None, *device, 1, _CODES[kind[0]], bits, 1, shape, strides, 0
+        column.data_address if column.length else None,
+        *device,
+        1,
+        _CODES[kind[0]],
+        bits,
+        1,
+        shape,
+        strides,
+        0,
     )
-    managed = _ManagedTensor(tensor, None, _delete)
+    managed = _ManagedTensor(tensor, None, _delete_callback)
     address = ctypes.addressof(managed)
     with _lock:
         _exported[address] = (managed, shape, strides, column.owner)
-    capsule: object = _new_capsule(address, _NAME, _destroy)
+    capsule: object = _new_capsule(address, _NAME, _destroy_callback)
     return capsule
 
 
-@_Deleter
 def _delete(managed: Any) -> None:
     with _lock:
         held = _exported.pop(ctypes.addressof(managed.contents), None)
     del held
 
 
-@_CapsuleDestructor
 def _destroy(capsule: int) -> None:
     """Let go of what nobody took; who takes a capsule gives it another name."""
     if _is_valid(capsule, _NAME):
         with _lock:
             held = _exported.pop(_pointer_of(capsule, _NAME), None)
         del held
+
+
+_delete_callback = _Deleter(_delete)
+_destroy_callback = _CapsuleDestructor(_destroy)
 
 
 class Imported:
@@ -135,6 +147,8 @@ class Imported:
         Has ``__dlpack__``.
     name
         Names the column in messages.
+    stream
+        The address of the CUDA stream whose work is to see the values; None where there are no streams.
 
     Raises
     ------
@@ -142,8 +156,8 @@ class Imported:
         If it is no one-dimensional, contiguous array of numbers.
     """
 
-    def __init__(self, array: Any, name: str) -> None:
-        self.capsule = array.__dlpack__()
+    def __init__(self, array: Any, name: str, stream: int | None) -> None:
+        self.capsule = array.__dlpack__() if stream is None else array.__dlpack__(stream=stream)
         managed = ctypes.cast(_pointer_of(id(self.capsule), _NAME), ctypes.POINTER(_ManagedTensor)).contents
         tensor = managed.tensor
         if tensor.ndim != 1:
@@ -152,8 +166,8 @@ class Imported:
         kind = next((kind for kind, code in _CODES.items() if code == tensor.code), None)
         if kind is None or tensor.lanes != 1 or tensor.bits % 8:
             raise SchemaError(
-                f"column {name!r} is an array of DLPack type {tensor.code} with {tensor.bits} bits: a column on a device "
-                "is made of integers or floats."
+                f"column {name!r} is an array of DLPack type {tensor.code} with {tensor.bits} bits: a column on a "
+                "device is made of integers or floats."
             )
         if tensor.strides and self.length > 1 and tensor.strides[0] != 1:
             raise SchemaError(
