@@ -25,15 +25,15 @@ _CAPABILITY: ComputeCapability = (8, 0)
 class EmulatedBlock:
     """Memory of the emulated device."""
 
-    __slots__ = ("__weakref__", "_backend", "address", "nbytes")
+    __slots__ = ("__weakref__", "_freed", "address", "nbytes")
 
-    def __init__(self, backend: EmulatedBackend, address: int, nbytes: int) -> None:
-        self._backend = backend
+    def __init__(self, freed: list[int], address: int, nbytes: int) -> None:
+        self._freed = freed
         self.address = address
         self.nbytes = nbytes
 
     def __del__(self) -> None:
-        self._backend._freed.append(self.address)
+        self._freed.append(self.address)
 
 
 class EmulatedBackend(DeviceBackend):
@@ -77,7 +77,7 @@ class EmulatedBackend(DeviceBackend):
         """Return a block of the emulated memory."""
         with self._lock:
             self.release_idle()
-            return EmulatedBlock(self, self._memory.alloc(max(1, nbytes)), nbytes)
+            return EmulatedBlock(self._freed, self._memory.alloc(max(1, nbytes)), nbytes)
 
     def release_idle(self) -> None:
         """Free what nobody holds any more."""
