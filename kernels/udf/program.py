@@ -134,6 +134,16 @@ class RecordProgram:
         return tuple(self.input_schema.names[i] for i in self.columns)
 
     @cached_property
+    def read_dictionaries(self) -> tuple[int, ...]:
+        """Where in `required_columns` the dictionary-encoded columns are that functions read."""
+        return tuple(
+            place
+            for place, number in enumerate(self.columns)
+            if pa.types.is_dictionary(self.input_schema.field(number).type)
+            and self.input_schema.names[number] in self.read_columns
+        )
+
+    @cached_property
     def read_columns(self) -> tuple[str, ...]:
         """Names of the input columns that the functions read."""
         read = columns_of([node for _, node in self.nullable.roots]) | _source_columns(self.nullable.outputs)
