@@ -30,11 +30,14 @@ _Step = Callable[[Cells], Any]
 
 @dataclass(frozen=True, slots=True)
 class ReferenceResult:
-    """What one batch became."""
+    """What one batch became, as `ProgramResult` has it; plain Python needs no device that could fail."""
 
     columns: tuple[HostColumn, ...]
     num_rows: int
     rows_dropped_null_predicate: int
+    device_retries: int = 0
+    on_cpu: bool = False
+    lost_device: tuple[str, str] | None = None
 
 
 class ReferenceProgram:
