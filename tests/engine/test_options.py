@@ -131,7 +131,7 @@ def test_a_gpu_that_cannot_be_used_is_refused_with_the_reason(
 
 
 def test_the_emulated_gpu_is_there_without_a_driver() -> None:
-    assert resolve({"device": "cuda:emulated"}).compute_device == "cuda:emulated"
+    assert resolve({"device": "cuda:emulated"}).device == "cuda:emulated"
 
 
 @pytest.mark.parametrize(
