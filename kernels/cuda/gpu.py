@@ -218,7 +218,9 @@ class CupyBackend(DeviceBackend):
         if code in _BAD_CODE:
             return DeviceCodeError(f"{self.name} does not take the kernel: {error}. Update NVIDIA's driver.")
         if code in _LOST:
-            return DeviceUnavailableError(f"{self.name} is lost: {error}. Run again with device='cpu'.")
+            return DeviceUnavailableError(
+                f"{self.name}: {error}. The GPU, its driver or this process's context is gone."
+            )
         return DeviceFaultError(f"{self.name}: {error}", "driver call")
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from dataflare.kernels.backend import ProgramResult
 from dataflare.kernels.errors import ColumnNotFoundError, SchemaError
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.reference.columns import Carried, InputColumn, column_of
@@ -20,24 +20,12 @@ from dataflare.kernels.reference.values import lift
 from dataflare.kernels.udf.source import describe_function
 from dataflare.kernels.udf.stages import FilterStage, MapStage, SelectStage, Stage, WithColumnsStage
 
-__all__ = ["ReferenceProgram", "ReferenceResult", "compile_reference"]
+__all__ = ["ReferenceProgram", "compile_reference"]
 
 Cells = dict[str, Any]
 _DROPPED_NULL = object()
 _Step = Callable[[Cells], Any]
 """Turns the cells of one row into those of the next step; None drops the row."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReferenceResult:
-    """What one batch became, as `ProgramResult` has it; plain Python needs no device that could fail."""
-
-    columns: tuple[HostColumn, ...]
-    num_rows: int
-    rows_dropped_null_predicate: int
-    device_retries: int = 0
-    on_cpu: bool = False
-    lost_device: tuple[str, str] | None = None
 
 
 class ReferenceProgram:
@@ -67,7 +55,7 @@ class ReferenceProgram:
     def share(self, blocks: Sequence[Any]) -> None:
         """Return None: the interpreter runs one thread at a time."""
 
-    def run(self, columns: Sequence[HostColumn], num_rows: int) -> ReferenceResult:
+    def run(self, columns: Sequence[HostColumn], num_rows: int) -> ProgramResult:
         """Run every row; ``columns`` are in the order of the required columns."""
         inputs = [
             InputColumn(name, column.to_arrow())
@@ -88,7 +76,7 @@ class ReferenceProgram:
                 HostColumn.from_arrow(column_of([cells[field.name] for cells in kept], field.type))
                 for field in self._output_schema
             )
-        return ReferenceResult(outputs, len(kept), dropped_null)
+        return ProgramResult(outputs, len(kept), dropped_null)
 
     def _row(self, cells: Any) -> Any:
         for step in self._steps:
