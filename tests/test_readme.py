@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture(scope="module")
 def printed() -> tuple[str, dict[str, object]]:
     """Run the example from the root of the repository, under a name that the compiler can read it by."""
-    (example,) = blocks("python")
+    example = blocks("python")[0]
     filename = "example.py"
     linecache.cache[filename] = (len(example), None, example.splitlines(keepends=True), filename)
     namespace: dict[str, object] = {"__name__": "example"}

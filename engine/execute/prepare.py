@@ -26,9 +26,10 @@ from dataflare.execute.feasibility import StageNeed, require_feasible
 from dataflare.execute.monitors import run_monitors
 from dataflare.execute.reading import PartitionQueue, PartitionReader, Reader, SharedReader
 from dataflare.execute.widths import row_bytes
-from dataflare.kernels.errors import DataFlareError, MemoryLimitError, RunError
+from dataflare.kernels.errors import CompileError, DataFlareError, MemoryLimitError, RunError
 from dataflare.kernels.memory.pool import default_pool
 from dataflare.observe.curve import Curve
+from dataflare.optimize.placement import place
 from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan, PhysicalStep
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class PreparedRun:
         self.options = options
         self.clock = clock
         self.ordered = plan.ordered and options.ordered
-        self.device = options.compute_device
+        self.device = place(plan, options, options.workers or usable_cores()).device
         steps = list(plan.steps)
         self.limit_rows: int | None = None
         if steps and isinstance(steps[0], LimitStep):  # counted where it is read
@@ -68,7 +69,13 @@ class PreparedRun:
         self._latches: dict[int, SchemaLatch] = {}
 
         began_s = time.perf_counter()
-        self._compiled = _compile(steps, self.device, options.math)
+        try:
+            self._compiled = _compile(steps, self.device, options.math)
+        except CompileError:
+            if options.device != "auto" or self.device == "cpu":
+                raise
+            self.device = "cpu"  # a function that kernels cannot have yet: auto need not insist
+            self._compiled = _compile(steps, self.device, options.math)
         self.compile_s = time.perf_counter() - began_s
         self._early_compile_s = sum(compiled.compile_s for compiled in self._compiled.values())
         self.lost_devices: dict[str, str] = {}
