@@ -1,7 +1,7 @@
 """Takes rows of columns that lie on a device, and chooses among strings there: the kernels of ``gather``, launched.
 
 Covers every column that has a form on a device. How many bytes the strings of a result have is known when the first
-of their kernels is done; `GatheredStrings` therefore works in two steps, and the host waits once for all columns.
+of their kernels is done; `GatheredStrings` therefore works in two steps, so that the first wait covers all columns.
 """
 
 from __future__ import annotations
