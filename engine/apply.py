@@ -16,6 +16,8 @@ import pyarrow as pa
 from dataflare.kernels.udf.capture import function_key
 
 if TYPE_CHECKING:
+    from dataflare.kernels.cuda.column import DeviceColumn
+    from dataflare.kernels.cuda.device import DeviceBackend
     from dataflare.kernels.memory import HostColumn
     from dataflare.kernels.udf.stages import Stage
 
@@ -27,7 +29,7 @@ _SCHEMAS_A_KEY = 8
 
 class _Result(Protocol):
     @property
-    def columns(self) -> tuple[HostColumn, ...]: ...
+    def columns(self) -> Sequence[HostColumn | DeviceColumn]: ...
 
     @property
     def num_rows(self) -> int: ...
@@ -40,7 +42,7 @@ class KnownProgram(NamedTuple):
     output_schema: pa.Schema
     positions: tuple[int, ...]
     """Positions of the columns to hand to ``run``, in its order."""
-    run: Callable[[Sequence[HostColumn], int], _Result]
+    run: Callable[[Sequence[HostColumn | DeviceColumn], int], _Result]
 
 
 _known: dict[Hashable, tuple[KnownProgram, ...]] = {}
@@ -55,14 +57,26 @@ def known_program(key: Hashable, schema: pa.Schema) -> KnownProgram | None:
     return None
 
 
-def remember_program(key: Hashable, stage: Stage, schema: pa.Schema) -> KnownProgram:
-    """Compile a stage for a schema and remember it under ``key``; those compiled first are forgotten."""
+def remember_program(
+    key: Hashable, stage: Stage, schema: pa.Schema, backend: DeviceBackend | None
+) -> KnownProgram:
+    """Compile a stage for a schema and remember it under ``key``; those compiled first are forgotten.
+
+    With a ``backend`` it is compiled for columns that lie on that device, otherwise for those in host memory.
+    """
     from dataflare.kernels.backend import compile_program
     from dataflare.kernels.udf.program import build_program
 
     program = build_program((stage,), schema)
     positions = tuple(schema.get_field_index(name) for name in program.required_columns)
-    run: Callable[..., Any] = compile_program(program, "cpu").run
+    run: Callable[..., Any]
+    if backend is None:
+        run = compile_program(program, "cpu").run
+    else:
+        from dataflare.kernels.cuda.fused import compile_cuda
+        from dataflare.kernels.cuda.resident import ResidentProgram
+
+        run = ResidentProgram(compile_cuda(program, backend), backend).run
     known = KnownProgram(schema, program.output_schema, positions, run)
     with _lock:
         others = [other for other in _known.pop(key, ()) if not other.input_schema.equals(schema, True)]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import pyarrow as pa
 
 from dataflare import apply, display, ingest
-from dataflare.kernels.errors import DeviceUnavailableError, OptionError, SchemaError
+from dataflare.kernels.errors import OptionError, SchemaError
 from dataflare.kernels.memory import HostColumn
 from dataflare.kernels.memory.joining import join_columns
 from dataflare.kernels.memory.trimming import trimmed
@@ -29,6 +29,9 @@ from dataflare.schema import column_index, first_difference, merged_schema
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped] # no stubs
     import polars as pl
+
+    from dataflare.kernels.cuda.column import DeviceColumn
+    from dataflare.kernels.cuda.device import DeviceBackend
 
 __all__ = ["SharedDataBatch"]
 
@@ -62,6 +65,7 @@ class SharedDataBatch:
     __slots__ = (
         "__weakref__",
         "_arrow",
+        "_backend",
         "_created_s",
         "_id",
         "_loaded",
@@ -77,8 +81,11 @@ class SharedDataBatch:
 
     _schema: pa.Schema
     _num_rows: int
-    _loaded: list[HostColumn | None] | None  # the columns that somebody asked for; None before the first
-    _arrow: pa.RecordBatch | None
+    _backend: DeviceBackend | None  # the device that the columns lie on; None for host memory
+    _loaded: (
+        list[HostColumn | DeviceColumn | None] | None
+    )  # those that somebody asked for; None before the first
+    _arrow: pa.RecordBatch | None  # in host memory, of a batch on a device a copy
     _origin: SharedDataBatch | None  # the batch that this one is a slice of, itself no slice
     _start: int  # row of the origin
     _watermark: int | None
@@ -99,14 +106,16 @@ class SharedDataBatch:
         cls,
         schema: pa.Schema,
         num_rows: int,
-        loaded: list[HostColumn | None] | None,
+        loaded: list[HostColumn | DeviceColumn | None] | None,
         arrow: pa.RecordBatch | None,
         watermark: int | None,
         metadata: Mapping[str, Any],
         origin: SharedDataBatch | None = None,
         start: int = 0,
+        backend: DeviceBackend | None = None,
     ) -> SharedDataBatch:
         batch = _allocate(cls)
+        batch._backend = backend
         batch._schema = schema
         batch._num_rows = num_rows
         batch._loaded = loaded
@@ -125,15 +134,16 @@ class SharedDataBatch:
     def _from_columns(
         cls,
         schema: pa.Schema,
-        columns: Sequence[HostColumn],
+        columns: Sequence[HostColumn | DeviceColumn],
         num_rows: int,
         *,
         watermark: int | None = None,
         metadata: Mapping[str, Any] | None = None,
+        backend: DeviceBackend | None = None,
     ) -> SharedDataBatch:
         """Build a batch from columns that are known to fit the schema; the hot path of every stage."""
         known = _NO_METADATA if metadata is None else metadata
-        return cls._new(schema, num_rows, list(columns), None, watermark, known)
+        return cls._new(schema, num_rows, list(columns), None, watermark, known, backend=backend)
 
     @classmethod
     def _from_arrays(
@@ -242,6 +252,12 @@ class SharedDataBatch:
         ------
         SchemaError
             Two batches differ in a column; the message names it.
+        OptionError
+            There is no batch, or they lie on different devices.
+
+        Notes
+        -----
+        Batches on a device are joined in host memory and copied back.
         """
         parts: list[Any] = list(batches)
         if watermark not in ("min", "max"):
@@ -254,6 +270,8 @@ class SharedDataBatch:
         first: SharedDataBatch = parts[0]
         if len(parts) == 1:
             return first
+        if any(part._backend is not None for part in parts):
+            return cls._merged_on_device(parts, watermark)
         for position, part in enumerate(parts[1:], 1):
             difference = first_difference(first._schema, part._schema)
             if difference is not None:
@@ -269,19 +287,34 @@ class SharedDataBatch:
             metadata.update(part._metadata)
         rows = sum(part._num_rows for part in parts)
         filled = [part for part in parts if part._num_rows] or [first]
+        held = [part._columns for part in filled]
         joined = join_columns(
-            [[part._column(position) for part in filled] for position in range(len(first._schema))]
+            [[columns[position] for columns in held] for position in range(len(first._schema))]
         )
-        columns = [
-            HostColumn.from_arrow(
-                ingest.one_array(name, [part._column(position).to_arrow() for part in filled])
-            )
+        merged = [
+            HostColumn.from_arrow(ingest.one_array(name, [columns[position].to_arrow() for columns in held]))
             if column is None
             else column
             for position, (name, column) in enumerate(zip(first._schema.names, joined, strict=True))
         ]
         schema = merged_schema([part._schema for part in parts])
-        return cls._new(schema, rows, list(columns), None, merged_mark, MappingProxyType(metadata))
+        return cls._from_columns(
+            schema, merged, rows, watermark=merged_mark, metadata=MappingProxyType(metadata)
+        )
+
+    @classmethod
+    def _merged_on_device(
+        cls, parts: Sequence[SharedDataBatch], watermark: Literal["min", "max"]
+    ) -> SharedDataBatch:
+        devices = sorted({part.device for part in parts})
+        if len(devices) > 1:
+            raise OptionError(
+                f"merge takes batches of one device, and these lie on {', '.join(devices)}: use to_host() or "
+                "to_device() on some of them."
+            )
+        merged = cls.merge([part.to_host() for part in parts], watermark)
+        backend = parts[0]._backend
+        return merged if backend is None else merged._moved(backend)
 
     @property
     def num_rows(self) -> int:
@@ -307,8 +340,11 @@ class SharedDataBatch:
 
     @property
     def device(self) -> str:
-        """Where the columns lie."""
-        return "cpu"
+        """Where the columns lie: "cpu", "cuda:0" or "cuda:emulated".
+
+        Nested columns, which no kernel reads, are in host memory on any device.
+        """
+        return "cpu" if self._backend is None else self._backend.name
 
     @property
     def id(self) -> str:
@@ -329,7 +365,14 @@ class SharedDataBatch:
 
     @property
     def _columns(self) -> tuple[HostColumn, ...]:
-        return tuple([self._column(position) for position in range(len(self._schema))])
+        """The columns in host memory; of a batch on a device, copies."""
+        positions = range(len(self._schema))
+        if self._backend is not None:
+            from dataflare.kernels.cuda.copies import to_host
+
+            return tuple(to_host([self._column(position) for position in positions]))
+        columns: Any = [self._column(position) for position in positions]
+        return tuple(columns)
 
     def age(self) -> float:
         """Return the seconds since this batch was made."""
@@ -359,6 +402,7 @@ class SharedDataBatch:
             metadata,
             self._origin,
             self._start,
+            self._backend,
         )
 
     def slice(self, start: int | None = None, stop: int | None = None) -> SharedDataBatch:
@@ -387,6 +431,7 @@ class SharedDataBatch:
             self._metadata,
             self if origin is None else origin,
             self._start + start,
+            self._backend,
         )
 
     def select(self, *names: str) -> SharedDataBatch:
@@ -404,6 +449,7 @@ class SharedDataBatch:
             self._num_rows,
             watermark=self._watermark,
             metadata=self._metadata,
+            backend=self._backend,
         )
 
     def map(self, fn: Callable[[Any], Any]) -> SharedDataBatch:
@@ -412,15 +458,17 @@ class SharedDataBatch:
         It returns a dict, a NamedTuple or ``{**r, "new": value}``. The function is compiled at the first call
         and known from then on, until a value that it captured changes.
         """
-        key = (MapStage, apply.function_key(fn))
+        backend = self._backend
+        key = (MapStage, apply.function_key(fn), backend)
         known = apply.known_program(key, self._schema)
-        return self._run(known or apply.remember_program(key, MapStage(fn), self._schema))
+        return self._run(known or apply.remember_program(key, MapStage(fn), self._schema, backend))
 
     def filter(self, fn: Callable[[Any], Any]) -> SharedDataBatch:
         """Return the records for which ``fn`` is true; null counts as false."""
-        key = (FilterStage, apply.function_key(fn))
+        backend = self._backend
+        key = (FilterStage, apply.function_key(fn), backend)
         known = apply.known_program(key, self._schema)
-        return self._run(known or apply.remember_program(key, FilterStage(fn), self._schema))
+        return self._run(known or apply.remember_program(key, FilterStage(fn), self._schema, backend))
 
     def with_columns(
         self, fn: Callable[[Any], Any] | None = None, /, **named: Callable[[Any], Any]
@@ -437,6 +485,7 @@ class SharedDataBatch:
         functions = named.items()
         key = (
             WithColumnsStage,
+            self._backend,
             None if fn is None else apply.function_key(fn),
             *[(name, apply.function_key(function)) for name, function in functions],
         )
@@ -445,7 +494,7 @@ class SharedDataBatch:
             if fn is None and not named:
                 raise OptionError("with_columns needs a function, or name=function for each new column.")
             stage = WithColumnsStage(fn=fn, named=tuple(functions))
-            known = apply.remember_program(key, stage, self._schema)
+            known = apply.remember_program(key, stage, self._schema, self._backend)
         return self._run(known)
 
     def _run(self, known: apply.KnownProgram) -> SharedDataBatch:
@@ -456,35 +505,72 @@ class SharedDataBatch:
             result.num_rows,
             watermark=self._watermark,
             metadata=self._metadata,
+            backend=self._backend,
         )
 
     def to_device(self, device: str) -> SharedDataBatch:
-        """Return this batch on a device; on ``"cpu"`` it is there already.
+        """Return this batch on a device: this one if it is there, otherwise a copy.
+
+        `slice`, `select`, `map`, `filter` and `with_columns` then run where the batch lies and leave their results
+        there; what passes to the host are numbers of rows. ``batch["x"]`` is a column that CuPy, torch, Numba and
+        cuDF take without copying. `to_arrow`, `to_pylist` and other ways into host memory copy, as `to_host` does.
+
+        Parameters
+        ----------
+        device
+            ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"cuda:emulated"``, which needs no GPU.
 
         Raises
         ------
         DeviceUnavailableError
-            For any other device: this version keeps batches in host memory only.
+            There is no such GPU, or none that can be used; the message says why.
+        DeviceMemoryError
+            The batch does not fit the device.
         """
         if device == "cpu":
-            return self
-        if device == "cuda" or device.startswith("cuda:"):
-            raise DeviceUnavailableError(
-                f"device {device!r} is not available: this version of DataFlare has no CUDA backend. "
-                'Keep the batch on "cpu", where map and filter are compiled as well, '
-                "or hand batch.to_arrow() to a GPU library such as cudf."
+            return self.to_host()
+        if device != "cuda" and not device.startswith("cuda:"):
+            raise OptionError(
+                f'device {device!r} is not known: it is "cpu", "cuda", "cuda:N" or "cuda:emulated".'
             )
-        raise OptionError(f'device {device!r} is not known: it is "cpu", "cuda" or "cuda:N".')
+        if self._backend is not None and device in ("cuda", self._backend.name):
+            return self
+        from dataflare.kernels.cuda.backends import cuda_backend
+
+        backend = cuda_backend(device)
+        return self if backend is self._backend else self._moved(backend)
+
+    def _moved(self, backend: DeviceBackend) -> SharedDataBatch:
+        """Return a copy on a device."""
+        from dataflare.kernels.cuda.copies import to_device
+
+        columns = to_device(self._columns, backend)
+        return self._copied(columns, backend)
+
+    def _copied(
+        self, columns: Sequence[HostColumn | DeviceColumn], backend: DeviceBackend | None
+    ) -> SharedDataBatch:
+        return SharedDataBatch._from_columns(
+            self._schema,
+            columns,
+            self._num_rows,
+            watermark=self._watermark,
+            metadata=self._metadata,
+            backend=backend,
+        )
 
     def to_host(self) -> SharedDataBatch:
-        """Return this batch in host memory, where it is already."""
-        return self
+        """Return this batch in host memory: this one if it is there, otherwise a copy."""
+        return self if self._backend is None else self._copied(self._columns, None)
 
     def to_arrow(self) -> pa.RecordBatch:
-        """Return a pyarrow record batch over the same memory. It carries neither metadata nor watermark."""
+        """Return a pyarrow record batch over the same memory, or of a batch on a device a copy in host memory.
+
+        It carries neither metadata nor watermark.
+        """
         batch = self._arrow
         if batch is None:
-            if self._origin is not None and self._loaded is None:
+            if self._origin is not None and self._loaded is None and self._backend is None:
                 batch = self._origin.to_arrow().slice(self._start, self._num_rows)
             elif len(self._schema):
                 arrays = [column.to_arrow() for column in self._columns]
@@ -522,7 +608,8 @@ class SharedDataBatch:
             for mine, theirs in zip(self._columns, other._columns, strict=True)
         )
 
-    def _column(self, position: int) -> HostColumn:
+    def _column(self, position: int) -> HostColumn | DeviceColumn:
+        """Return a column where it lies."""
         loaded = self._loaded
         if loaded is None:
             loaded = self._loaded = [None] * len(self._schema)
@@ -541,12 +628,13 @@ class SharedDataBatch:
         return self._num_rows
 
     @overload
-    def __getitem__(self, key: str) -> pa.Array[Any]: ...
+    def __getitem__(self, key: str) -> Any: ...
 
     @overload
     def __getitem__(self, key: builtins.slice) -> SharedDataBatch: ...
 
-    def __getitem__(self, key: str | builtins.slice) -> pa.Array[Any] | SharedDataBatch:
+    def __getitem__(self, key: str | builtins.slice) -> Any:
+        """Return rows of this batch, or a column: an Arrow array, of a batch on a device a `DeviceColumn`."""
         if isinstance(key, builtins.slice):
             if key.step not in (None, 1):
                 raise OptionError(
@@ -555,7 +643,8 @@ class SharedDataBatch:
                 )
             return self.slice(key.start, key.stop)
         if isinstance(key, str):
-            return self._column(column_index(self._schema, key, "batch[...]")).to_arrow()
+            column = self._column(column_index(self._schema, key, "batch[...]"))
+            return column.to_arrow() if isinstance(column, HostColumn) else column
         raise TypeError(
             f"a batch is indexed by a column name or a slice of rows, not by {type(key).__name__}. "
             "For Python records use to_pylist()."
@@ -598,7 +687,12 @@ class SharedDataBatch:
         return _exporter(self).__arrow_c_stream__(requested_schema)
 
     def __arrow_c_device_array__(self, requested_schema: object | None = None, **kwargs: Any) -> Any:
-        return _exporter(self).__arrow_c_device_array__(requested_schema, **kwargs)
+        if self._backend is None:
+            return _exporter(self).__arrow_c_device_array__(requested_schema, **kwargs)
+        from dataflare.kernels.cuda.arrow_device import export_batch
+
+        columns = [self._column(position) for position in range(len(self._schema))]
+        return export_batch(self._schema, columns, self._num_rows, self._backend)
 
     def __repr__(self) -> str:
         return display.plain_text(self)

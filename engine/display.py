@@ -37,7 +37,7 @@ def plain_text(batch: SharedDataBatch) -> str:
     types = [_type_text(field.type) for field in fields]
     name_width = max(map(len, shown), default=0)
     type_width = max(map(len, types), default=0)
-    head = batch.slice(0, _SHOWN_VALUES)
+    head = batch.slice(0, _SHOWN_VALUES).to_host()
     for name, type_text in zip(shown, types, strict=True):
         values = [_value_text(value) for value in head[name]]
         more = ", …" if len(batch) > _SHOWN_VALUES else ""
@@ -51,7 +51,7 @@ def html_text(batch: SharedDataBatch) -> str:
     """Return an HTML table of the first rows under the names and types of the columns."""
     names = batch.column_names
     shown = names[:_SHOWN_COLUMNS]
-    head = batch.slice(0, _SHOWN_ROWS)
+    head = batch.slice(0, _SHOWN_ROWS).to_host()
     cells = [[_value_text(value) for value in head[name]] for name in shown]
     more_columns = f", {len(names) - len(shown)} columns not shown" if len(names) > len(shown) else ""
     lines = [f"<div><p>{escape(_summary(batch) + more_columns)}</p>", "<table><thead><tr>"]

@@ -136,10 +136,12 @@ def _compile(program: RecordProgram, device: str, *, exact_math: bool) -> Any:
 
         return compile_cpu(program, exact_math=exact_math)
     if device == "cuda:emulated" or device == "cuda" or device.startswith("cuda:"):
-        from dataflare.kernels.cuda.backends import cuda_backend
+        from dataflare.kernels.cuda.backends import cuda_backends
         from dataflare.kernels.cuda.fused import compile_cuda
+        from dataflare.kernels.cuda.spread import SpreadProgram
 
-        return compile_cuda(program, cuda_backend(device), exact_math=exact_math)
+        made = [compile_cuda(program, backend, exact_math=exact_math) for backend in cuda_backends(device)]
+        return made[0] if len(made) == 1 else SpreadProgram(made)
     raise DeviceUnavailableError(
         f"there is no device {device!r}; there are 'cpu', 'cuda', 'cuda:N', 'cuda:emulated' and 'python'."
     )

@@ -29,6 +29,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "BufferUnavailableError",
     "ColumnNotFoundError",
     "CompileError",
     "DataError",
@@ -37,6 +38,7 @@ __all__ = [
     "DeviceFaultError",
     "DeviceMemoryError",
     "DeviceUnavailableError",
+    "InterfaceUnavailableError",
     "MemoryLimitError",
     "OptionError",
     "OutputExistsError",
@@ -152,6 +154,14 @@ class DeviceFaultError(DataFlareError, RuntimeError):
     def __init__(self, message: str, check: str) -> None:
         super().__init__(message, check)
         self.check = check
+
+
+class BufferUnavailableError(DataFlareError, BufferError):
+    """A column has no form that an array of another library could share."""
+
+
+class InterfaceUnavailableError(DataFlareError, AttributeError):
+    """A column does not have an interface, for the reason that the message gives; `hasattr` is then false."""
 
 
 class DeviceCodeError(DataFlareError, ValueError):

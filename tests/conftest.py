@@ -17,8 +17,9 @@ from types import ModuleType
 import pytest
 from hypothesis import HealthCheck, settings
 
-# No installed package and on no path: this is where tests find it.
-sys.modules.setdefault("chains", ModuleType("chains")).__path__ = [str(Path(__file__).parent / "chains")]
+# No installed packages and on no path: this is where tests find them.
+for name in ("chains", "fakes", "ptx_gate"):
+    sys.modules.setdefault(name, ModuleType(name)).__path__ = [str(Path(__file__).parent / name)]
 
 from chains.running import Outcome, run  # noqa: E402
 
@@ -33,14 +34,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 RunOn = Callable[..., Outcome]
 
 
-@pytest.fixture(scope="session", params=["python", "cpu"])
+@pytest.fixture(scope="session", params=["python", "cpu", "cuda:emulated"])
 def device(request: pytest.FixtureRequest) -> str:
     """Each device that computes the same answers; a test that asks for it runs on all of them."""
     name: str = request.param
     return name
 
 
-@pytest.fixture(scope="session", params=["cpu"])
+@pytest.fixture(scope="session", params=["cpu", "cuda:emulated"])
 def compiled_device(request: pytest.FixtureRequest) -> str:
     """Each device that is held against the reference."""
     name: str = request.param

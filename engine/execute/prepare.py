@@ -19,11 +19,11 @@ from dataflare.control.batching import MOST_ROWS, AdaptiveBatcher, AdaptiveBatch
 from dataflare.control.budget import MemoryBudget, format_bytes
 from dataflare.control.clock import Clock
 from dataflare.control.credits import CreditConfig, CreditMode
-from dataflare.control.monitors import HostMemoryMonitor
 from dataflare.control.remembered import remembered_sizes
 from dataflare.execute.chain import Chain, ComputeStage, LimitStage, MapBatchesStage, SchemaLatch, Stage
 from dataflare.execute.contiguous import ContiguousOutput
 from dataflare.execute.feasibility import StageNeed, require_feasible
+from dataflare.execute.monitors import run_monitors
 from dataflare.execute.reading import PartitionQueue, PartitionReader, Reader, SharedReader
 from dataflare.execute.widths import row_bytes
 from dataflare.kernels.errors import DataFlareError, MemoryLimitError, RunError
@@ -76,7 +76,7 @@ class PreparedRun:
         rows = source.num_rows
         self.num_rows = rows if rows is None or self.limit_rows is None else min(rows, self.limit_rows)
         self.in_memory = bool(getattr(source, "in_memory", False))
-        cores = options.workers if options.workers is not None else usable_cores()
+        cores = options.workers if options.workers is not None else _default_workers(self.device)
         self.workers = cores
         if self.in_memory and self.num_rows is not None:
             self.workers = max(1, min(cores, -(-self.num_rows // _LEAST_ROWS_A_TASK)))
@@ -106,7 +106,7 @@ class PreparedRun:
         self.least_rows = min(self.batcher.config.min_size, _LEAST_ROWS)
         self.budget = MemoryBudget(options.memory_limit)
         self._check_feasible(out_bytes)
-        self.monitors = (HostMemoryMonitor(),)
+        self.monitors = run_monitors(self.device, clock)
         self.controller = BackpressureController(
             options.backpressure if options.backpressure is not None else _engine_credits(self.least_rows),
             clock,
@@ -362,6 +362,15 @@ def prepare_run(plan: PhysicalPlan, options: RunOptions, clock: Clock = time.mon
 def usable_cores() -> int:
     """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _default_workers(device: str) -> int:
+    """Return one worker a core, and at least two a GPU: one copies while the other's kernel runs."""
+    if not device.startswith("cuda"):
+        return usable_cores()
+    from dataflare.kernels.cuda.backends import cuda_backends
+
+    return max(usable_cores(), 2 * len(cuda_backends(device)))
 
 
 def _compile(

@@ -19,7 +19,9 @@ import pyarrow as pa
 
 from dataflare.kernels.cuda import runtime
 from dataflare.kernels.cuda.reading import VECTOR_BYTES, Reader
+from dataflare.kernels.cuda.target import ARGUMENT_BYTES
 from dataflare.kernels.cuda.threads import WARP_THREADS, Threads, counted_loop, only_if, popcount
+from dataflare.kernels.errors import CompileError
 from dataflare.kernels.llvm import strings
 from dataflare.kernels.llvm.emit import Code, Emitter, lane_type
 from dataflare.kernels.llvm.layout import (
@@ -33,7 +35,7 @@ from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.udf.ir import Node, StringOp, nodes_of
 from dataflare.kernels.udf.program import Lowered, RecordProgram
 
-__all__ = ["SEGMENT_ROWS", "KernelText", "ProgramKernels", "table_kernel"]
+__all__ = ["SEGMENT_ROWS", "KernelText", "ProgramKernels", "kernel_of", "table_kernel"]
 
 SEGMENT_ROWS = 512
 """Rows of a filter that one warp works on, and one number of the sums stands for."""
@@ -73,6 +75,11 @@ class ProgramKernels:
         self.selection_slot = self.layout.slots
         self.segments_slot = self.layout.slots + 1
         self.slots = self.layout.slots + (0 if lowered.keep is None else 2)
+        if 8 * self.slots > ARGUMENT_BYTES:
+            raise CompileError(
+                f"a kernel takes {ARGUMENT_BYTES // 8:,} numbers and addresses, and this program has {self.slots:,}: "
+                "select() fewer columns before it, or use device='cpu'."
+            )
         self.writes_bits = any(out.is_bits or out.has_validity for out in self.layout.outputs)
 
     @property
@@ -112,6 +119,11 @@ class ProgramKernels:
         return self._target
 
 
+def kernel_of(code: Code, entry: str, slots: int, target: Target) -> KernelText:
+    """Return the kernel whose body is ``code``, begun in block "start"."""
+    return KernelText(_module(code, _StringFunctions(), entry, slots, target), entry, slots)
+
+
 def table_kernel(op: StringOp, form: ColumnForm, target: Target) -> KernelText:
     """Return the kernel that computes a string operation for each value of a dictionary.
 
@@ -149,7 +161,9 @@ class _StringFunctions:
         name = self._names.get(key)
         if name is None:
             name = self._names[key] = f"string{len(self._names)}"
-            text, declarations = strings.string_function(name, op, forms, nullable=key[2])
+            text, declarations = strings.string_function(
+                name, op, forms, nullable=key[2], all_ones=Reader.all_ones
+            )
             self.texts.append(_private(text))
             self.globals += strings.string_globals(name, op)
             self.declarations.update(declarations)
@@ -158,9 +172,9 @@ class _StringFunctions:
 
 def _private(function: str) -> str:
     """Return a function as one that a kernel takes in."""
-    return function.replace("define void", "define internal void", 1).replace(
-        "#0 {", "alwaysinline nounwind {", 1
-    )
+    function = function.replace("define void", "define internal void", 1)
+    function = function.replace("#0 {", "alwaysinline nounwind {", 1)
+    return function.replace("ptr @all_ones", f"ptr {Reader.all_ones}")  # which lies in global memory here
 
 
 def _module(code: Code, functions: _StringFunctions, entry: str, slots: int, target: Target) -> str:
@@ -219,7 +233,7 @@ class _Body:
                 return self._string(node.attr, row)
             column = self.layout.columns[node.attr]
             if node.op == "valid":
-                return self.reader.bit(column.validity, row)
+                return self._bits(emitter, column.validity, row)
             if column.form is ColumnForm.BITS:
                 return self._bits(emitter, column.data, row)
             if pa.types.is_decimal128(column.type):

@@ -128,10 +128,13 @@ class EmulatedBackend(DeviceBackend):
         return
 
     def memory(self) -> MemoryInfo:
-        """Return how much of the emulated memory is left."""
-        with self._lock:
-            self.release_idle()
-            return MemoryInfo(self._memory.free_bytes, self._memory.free_bytes + self._memory.used_bytes)
+        """Return how much of the emulated memory is left; waits for no kernel."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self.release_idle()
+            finally:
+                self._lock.release()
+        return MemoryInfo(self._memory.free_bytes, self._memory.size_bytes)
 
 
 @lru_cache(maxsize=1)

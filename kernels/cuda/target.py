@@ -5,21 +5,25 @@ from __future__ import annotations
 from dataflare.kernels.errors import DeviceUnavailableError
 from dataflare.kernels.llvm.target import Target
 
-__all__ = ["COMPUTE_CAPABILITIES", "ComputeCapability", "cuda_target"]
+__all__ = ["ARGUMENT_BYTES", "COMPUTE_CAPABILITIES", "ComputeCapability", "cuda_target"]
 
 ComputeCapability = tuple[int, int]
 
 _PTX_VERSIONS: dict[ComputeCapability, int] = {
-    (7, 5): 63,
-    (8, 0): 70,
-    (8, 6): 71,
-    (8, 7): 74,
-    (8, 9): 78,
-    (9, 0): 78,
+    (7, 5): 81,
+    (8, 0): 81,
+    (8, 6): 81,
+    (8, 7): 81,
+    (8, 9): 81,
+    (9, 0): 81,
     (10, 0): 86,
     (12, 0): 87,
 }
-"""The first version of PTX that knows each architecture: what the oldest driver for it can load."""
+"""The version of PTX for each architecture: the first that knows it, but not before that of CUDA 12.1, whose kernels
+take up to `ARGUMENT_BYTES`."""
+
+ARGUMENT_BYTES = 32_764
+"""The largest argument block of a kernel."""
 
 COMPUTE_CAPABILITIES = tuple(_PTX_VERSIONS)
 """The architectures that code is made for; a GPU in between runs the code of the one before it."""

@@ -16,7 +16,15 @@ from dataflare.kernels.dtypes import is_string, value_type
 from dataflare.kernels.udf.ir import StringOp, nodes_of
 from dataflare.kernels.udf.program import Lowered, Output, RecordProgram
 
-__all__ = ["ColumnForm", "ColumnLayout", "OutputLayout", "ProgramLayout", "fixed_width_bytes", "layout_of"]
+__all__ = [
+    "ColumnForm",
+    "ColumnLayout",
+    "OutputLayout",
+    "ProgramLayout",
+    "fixed_width_bytes",
+    "is_view",
+    "layout_of",
+]
 
 HEADER_SLOTS = 2
 

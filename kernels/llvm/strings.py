@@ -7,6 +7,7 @@ the distinct values.
 
 from __future__ import annotations
 
+from dataflare.kernels.llvm.arguments import Arguments
 from dataflare.kernels.llvm.automata import automaton_globals, emit_automaton
 from dataflare.kernels.llvm.emit import Code
 from dataflare.kernels.llvm.layout import ColumnForm
@@ -41,11 +42,16 @@ def string_globals(name: str, op: StringOp) -> list[str]:
 
 
 def string_function(
-    name: str, op: StringOp, forms: tuple[ColumnForm | None, ...], *, nullable: bool
+    name: str,
+    op: StringOp,
+    forms: tuple[ColumnForm | None, ...],
+    *,
+    nullable: bool,
+    all_ones: str = Arguments.all_ones,
 ) -> tuple[str, list[str]]:
     """Return the LLVM function for ``op`` and the declarations it needs.
 
-    ``forms`` gives the form of each leaf, None for a literal.
+    ``forms`` gives the form of each leaf, None for a literal; ``all_ones`` is a pointer to a byte of ones.
     """
     code = Code()
     code.block = "loop"
@@ -58,7 +64,7 @@ def string_function(
                 entry.append(f"  %a{position}.{slot} = load i64, ptr %a{position}.{slot}p, align 8")
     code.lines.append("  %row = add i64 %first, %i")
     for position, (leaf, form) in enumerate(zip(op.leaves, forms, strict=True)):
-        pointers.append(_string_at(code, name, position, leaf, form, nullable=nullable))
+        pointers.append(_string_at(code, name, position, leaf, form, all_ones if nullable else None))
     result = _operation(code, name, op, pointers)
     width, store = ("i64", result) if op.gives_integers else ("i8", code.value(f"zext i1 {result} to i8"))
     code.add(f"%address = getelementptr {width}, ptr %out, i64 %i")
@@ -79,7 +85,7 @@ def string_function(
 
 
 def _string_at(
-    code: Code, name: str, position: int, leaf: StringLeaf, form: ColumnForm | None, *, nullable: bool
+    code: Code, name: str, position: int, leaf: StringLeaf, form: ColumnForm | None, all_ones: str | None
 ) -> tuple[str, str]:
     """Return the address and the length in bytes of the string in the current row."""
     if form is None:
@@ -87,7 +93,7 @@ def _string_at(
         return f"@{name}.{position}", str(len(leaf.text.encode()))
     a = f"%a{position}"
     if form is ColumnForm.VIEW:
-        return _view_at(code, a, nullable=nullable)
+        return _view_at(code, a, all_ones)
     width = "i32" if form is ColumnForm.STRING32 else "i64"
     offsets = code.value(f"inttoptr i64 {a}.2 to ptr")
     start_address = code.value(f"getelementptr {width}, ptr {offsets}, i64 %row")
@@ -100,18 +106,21 @@ def _string_at(
     return code.value(f"getelementptr i8, ptr {data}, i64 {start}"), code.value(f"sub i64 {end}, {start}")
 
 
-def _view_at(code: Code, a: str, *, nullable: bool) -> tuple[str, str]:
-    """Read a string view: up to 12 bytes inline, else in one of the buffers. A null one may hold anything."""
+def _view_at(code: Code, a: str, all_ones: str | None) -> tuple[str, str]:
+    """Read a string view: up to 12 bytes inline, else in one of the buffers. A null one may hold anything.
+
+    ``all_ones`` stands for an absent bitmap, and is None where there are no nulls.
+    """
     views = code.value(f"inttoptr i64 {a}.2 to ptr")
     view = code.value(f"getelementptr [16 x i8], ptr {views}, i64 %row")
     size = code.value(f"load i32, ptr {view}, {_LOAD}")
-    if nullable:
+    if all_ones is not None:
         bit = code.value(f"add i64 {a}.1, %row")
         byte = code.value(f"lshr i64 {bit}, 3")
         bitmap = code.value(f"inttoptr i64 {a}.0 to ptr")
         address = code.value(f"getelementptr i8, ptr {bitmap}, i64 {byte}")
         has_bitmap = code.value(f"icmp ne i64 {a}.0, 0")
-        address = code.value(f"select i1 {has_bitmap}, ptr {address}, ptr @all_ones")
+        address = code.value(f"select i1 {has_bitmap}, ptr {address}, ptr {all_ones}")
         loaded = code.value(f"load i8, ptr {address}, {_LOAD}")
         shift = code.value(f"trunc i64 {bit} to i8")
         shift = code.value(f"and i8 {shift}, 7")

@@ -295,7 +295,7 @@ class LostGpu:
 def test_a_run_whose_device_is_lost_ends_with_its_name_and_the_reason(
     table: pa.Table, monkeypatch: pytest.MonkeyPatch, in_memory: bool
 ) -> None:
-    monkeypatch.setattr("dataflare.execute.prepare.HostMemoryMonitor", LostGpu)
+    monkeypatch.setattr("dataflare.execute.prepare.run_monitors", lambda device, clock: (LostGpu(),))
     monkeypatch.setattr("dataflare.actors.source_task.SourceTask.MONITOR_INTERVAL_S", 0.0)
     batches = (SharedDataBatch.from_arrow(batch) for batch in table.to_batches())
     source = flare.from_arrow(table) if in_memory else flare.from_batches(batches, schema=table.schema)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataflare.kernels.devices.detection import detect_cuda
+from dataflare.kernels.devices.surroundings import Surroundings
 from dataflare.kernels.errors import DeviceUnavailableError, OptionError
 from dataflare.options import RunOptions, parse_bytes
 
 
 def resolve(given: dict[str, Any] | None = None, **environment: str) -> RunOptions:
     return RunOptions.resolve(given, environment=environment)
+
+
+def _no_library(name: str) -> NoReturn:
+    raise OSError(f"{name}: not on this machine")
 
 
 def test_defaults() -> None:
@@ -115,12 +121,18 @@ def test_an_unknown_device_names_the_nearest() -> None:
         resolve({"device": "pyhton"})
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:12", "cuda:emulated"])
-def test_devices_of_later_versions_are_refused_not_ignored(device: str) -> None:
-    with pytest.raises(
-        DeviceUnavailableError, match=rf"{device}.* not available in this version.*device='cpu'"
-    ):
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:12"])
+def test_a_gpu_that_cannot_be_used_is_refused_with_the_reason(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = detect_cuda(Surroundings(load_library=_no_library))
+    monkeypatch.setattr("dataflare.kernels.devices.detection.cuda_detection", lambda: nothing)
+    with pytest.raises(DeviceUnavailableError, match=rf"{device}.*cannot be used.*device='cpu'"):
         resolve({"device": device})
+
+
+def test_the_emulated_gpu_is_there_without_a_driver() -> None:
+    assert resolve({"device": "cuda:emulated"}).compute_device == "cuda:emulated"
 
 
 @pytest.mark.parametrize(
