@@ -31,7 +31,7 @@ from dataflare.kernels.llvm.results import ResultColumns, Selection, WrittenBloc
 from dataflare.kernels.llvm.strings import result_bits, result_bytes
 from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.column import HostColumn
-from dataflare.kernels.memory.dictionaries import without_null_entries
+from dataflare.kernels.memory.dictionaries import nulls_in_indices
 from dataflare.kernels.memory.pool import HostBlock, default_pool
 from dataflare.kernels.udf.ir import StringOp
 from dataflare.kernels.udf.program import Lowered, RecordProgram
@@ -88,10 +88,11 @@ class CpuProgram:
             if generated.has_streaming
             else self._dense
         )
+        self._dictionaries = program.read_dictionaries
         self._may_be_null = tuple(program.input_schema.field(number).nullable for number in program.columns)
         widths = [out.width_bytes for out in generated.dense.outputs]
         self._row_bytes = sum(widths)
-        self._dictionary_results: dict[tuple[StringOp, int], tuple[HostColumn, HostBlock]] = {}
+        self._dictionary_results: dict[tuple[StringOp, int, int], tuple[HostColumn, HostBlock]] = {}
         self._lock = threading.Lock()
 
     def source(self) -> str:
@@ -110,6 +111,8 @@ class CpuProgram:
         SchemaError
             If a column that the schema declares without nulls has some.
         """
+        if self._dictionaries:
+            columns = nulls_in_indices(columns, self._dictionaries)
         return self._variant(columns, num_rows).run(columns, num_rows)
 
     def _variant(self, columns: Sequence[HostColumn], num_rows: int) -> _Variant:
@@ -137,6 +140,11 @@ class CpuProgram:
         SchemaError
             If a column that the schema declares without nulls has some.
         """
+        if self._dictionaries:
+            blocks = [
+                InputBlock(tuple(nulls_in_indices(block.columns, self._dictionaries)), block.num_rows)
+                for block in blocks
+            ]
         nullable = any(column.null_count for block in blocks for column in block.columns)
         if nullable:
             for block in blocks:
@@ -153,7 +161,7 @@ class CpuProgram:
     def dictionary_table(self, op: StringOp, dictionary: HostColumn) -> HostBlock:
         """Return the results of a string operation for each distinct value, computed once per dictionary."""
         addresses = dictionary.addresses
-        key = (op, addresses[1] if len(addresses) > 1 else 0)
+        key = (op, addresses[1] if len(addresses) > 1 else 0, dictionary.offset)
         with self._lock:
             known = self._dictionary_results.get(key)
             if known is not None and known[0].length == dictionary.length and known[0].addresses == addresses:
@@ -372,8 +380,6 @@ def _filler(owner: CpuProgram, layout: ColumnLayout) -> Filler:
         index_width = layout.type.index_type.bit_width // 8
 
         def dictionary(column: HostColumn, slots: list[int], keep: list[object]) -> None:
-            column = without_null_entries(column)
-            keep.append(column)
             validity, indices = column.addresses[:2]
             offset = column.offset
             slots.append(validity + (offset >> 3) if validity else 0)

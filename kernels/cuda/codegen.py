@@ -1,7 +1,7 @@
 """Puts a program together as CUDA kernels: one that maps, or two that filter, in LLVM text.
 
 A program that keeps every record is one kernel. Where all values have whole bytes, each thread takes a group of
-records that fills 16 bytes of the narrowest column; where bits are written, each warp takes 32 records at a time
+records that fills 16 bytes of the widest column; where bits are written, each warp takes 32 records at a time
 and a vote of its threads is a word of the bitmap. A filter is two such kernels with a sum in between
 (``primitives``): the first writes who is kept as bits and counts them for each segment of rows, the second writes
 the results, in order, from the place that the sums give each segment (count, scan, scatter). No order depends on
@@ -96,7 +96,7 @@ class ProgramKernels:
             return 1
         is_busy = any(node.op in ("call", "loop", "rem") for node in nodes)
         most = _MAX_BUSY_GROUP if is_busy else _MAX_GROUP
-        return max(1, min(most, VECTOR_BYTES // min(widths, default=VECTOR_BYTES)))
+        return max(1, min(most, VECTOR_BYTES // max(widths, default=VECTOR_BYTES)))
 
     def map(self, *, aligned: bool) -> KernelText:
         """Return the kernel of a program that keeps every record."""
@@ -162,7 +162,7 @@ class _StringFunctions:
         if name is None:
             name = self._names[key] = f"string{len(self._names)}"
             text, declarations = strings.string_function(
-                name, op, forms, nullable=key[2], all_ones=Reader.all_ones
+                name, op, forms, nullable=key[2], all_ones=Reader.all_ones, aligned=True
             )
             self.texts.append(_private(text))
             self.globals += strings.string_globals(name, op)
@@ -173,8 +173,7 @@ class _StringFunctions:
 def _private(function: str) -> str:
     """Return a function as one that a kernel takes in."""
     function = function.replace("define void", "define internal void", 1)
-    function = function.replace("#0 {", "alwaysinline nounwind {", 1)
-    return function.replace("ptr @all_ones", f"ptr {Reader.all_ones}")  # which lies in global memory here
+    return function.replace("#0 {", "alwaysinline nounwind {", 1)
 
 
 def _module(code: Code, functions: _StringFunctions, entry: str, slots: int, target: Target) -> str:

@@ -54,5 +54,6 @@ def cuda_target(capability: ComputeCapability) -> Target:
         has_bit_extract=False,
         converts_int64=True,
         has_fma=True,
+        divides_integers=True,
         remainder="fmod",
     )

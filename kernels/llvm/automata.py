@@ -66,7 +66,7 @@ def emit_automaton(code: Code, name: str, automaton: Automaton, text: str, size:
 
 def _entry(code: Code, table: str, element: str, place: str) -> str:
     address = code.value(f"getelementptr {element}, ptr {table}, i64 {place}")
-    loaded = code.value(f"load {element}, ptr {address}, align 1")
+    loaded = code.value(f"load {element}, ptr {address}, align {int(element[1:]) // 8}")
     return code.value(f"zext {element} {loaded} to i64")
 
 

@@ -73,7 +73,7 @@ def floor_division(emitter: Emitter, node: Node, x: str, y: str) -> tuple[str, s
     """Return the quotient, rounded down, and the remainder of integers; the divisor is never zero."""
     dividend, divisor = node.args
     signed = node.type.kind != "uint"
-    if emitter.lanes == 1:
+    if emitter.lanes == 1 or emitter.target.divides_integers:
         return _one_by_one(emitter, x, y, signed=signed)
     known_x, known_y = (magnitude_bits(n) < _EXACT_BITS for n in (dividend, divisor))
     if divisor.is_const and known_y and divisor.attr >= _LARGE_DIVISOR and signed and not known_x:

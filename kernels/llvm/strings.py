@@ -48,10 +48,12 @@ def string_function(
     *,
     nullable: bool,
     all_ones: str = Arguments.all_ones,
+    aligned: bool = False,
 ) -> tuple[str, list[str]]:
     """Return the LLVM function for ``op`` and the declarations it needs.
 
-    ``forms`` gives the form of each leaf, None for a literal; ``all_ones`` is a pointer to a byte of ones.
+    ``forms`` gives the form of each leaf, None for a literal; ``all_ones`` is a pointer to a byte of ones. ``aligned``
+    says that offsets and views begin where values of their size may: a GPU loads others byte by byte.
     """
     code = Code()
     code.block = "loop"
@@ -64,7 +66,8 @@ def string_function(
                 entry.append(f"  %a{position}.{slot} = load i64, ptr %a{position}.{slot}p, align 8")
     code.lines.append("  %row = add i64 %first, %i")
     for position, (leaf, form) in enumerate(zip(op.leaves, forms, strict=True)):
-        pointers.append(_string_at(code, name, position, leaf, form, all_ones if nullable else None))
+        bits = all_ones if nullable else None
+        pointers.append(_string_at(code, name, position, leaf, form, bits, aligned=aligned))
     result = _operation(code, name, op, pointers)
     width, store = ("i64", result) if op.gives_integers else ("i8", code.value(f"zext i1 {result} to i8"))
     code.add(f"%address = getelementptr {width}, ptr %out, i64 %i")
@@ -85,7 +88,14 @@ def string_function(
 
 
 def _string_at(
-    code: Code, name: str, position: int, leaf: StringLeaf, form: ColumnForm | None, all_ones: str | None
+    code: Code,
+    name: str,
+    position: int,
+    leaf: StringLeaf,
+    form: ColumnForm | None,
+    all_ones: str | None,
+    *,
+    aligned: bool,
 ) -> tuple[str, str]:
     """Return the address and the length in bytes of the string in the current row."""
     if form is None:
@@ -93,27 +103,32 @@ def _string_at(
         return f"@{name}.{position}", str(len(leaf.text.encode()))
     a = f"%a{position}"
     if form is ColumnForm.VIEW:
-        return _view_at(code, a, all_ones)
+        return _view_at(code, a, all_ones, _alignment(4, aligned=aligned))
     width = "i32" if form is ColumnForm.STRING32 else "i64"
+    alignment = _alignment(4 if width == "i32" else 8, aligned=aligned)
     offsets = code.value(f"inttoptr i64 {a}.2 to ptr")
     start_address = code.value(f"getelementptr {width}, ptr {offsets}, i64 %row")
-    start = code.value(f"load {width}, ptr {start_address}, {_LOAD}")
+    start = code.value(f"load {width}, ptr {start_address}, {alignment}")
     end_address = code.value(f"getelementptr {width}, ptr {start_address}, i64 1")
-    end = code.value(f"load {width}, ptr {end_address}, {_LOAD}")
+    end = code.value(f"load {width}, ptr {end_address}, {alignment}")
     if width == "i32":
         start, end = code.value(f"zext i32 {start} to i64"), code.value(f"zext i32 {end} to i64")
     data = code.value(f"inttoptr i64 {a}.3 to ptr")
     return code.value(f"getelementptr i8, ptr {data}, i64 {start}"), code.value(f"sub i64 {end}, {start}")
 
 
-def _view_at(code: Code, a: str, all_ones: str | None) -> tuple[str, str]:
+def _alignment(width_bytes: int, *, aligned: bool) -> str:
+    return f"align {width_bytes if aligned else 1}"
+
+
+def _view_at(code: Code, a: str, all_ones: str | None, alignment: str) -> tuple[str, str]:
     """Read a string view: up to 12 bytes inline, else in one of the buffers. A null one may hold anything.
 
     ``all_ones`` stands for an absent bitmap, and is None where there are no nulls.
     """
     views = code.value(f"inttoptr i64 {a}.2 to ptr")
     view = code.value(f"getelementptr [16 x i8], ptr {views}, i64 %row")
-    size = code.value(f"load i32, ptr {view}, {_LOAD}")
+    size = code.value(f"load i32, ptr {view}, {alignment}")
     if all_ones is not None:
         bit = code.value(f"add i64 {a}.1, %row")
         byte = code.value(f"lshr i64 {bit}, 3")
@@ -133,10 +148,10 @@ def _view_at(code: Code, a: str, all_ones: str | None) -> tuple[str, str]:
     code.add(f"br i1 {is_long}, label %{far}, label %{done}")
     code.label(far)
     index_address = code.value(f"getelementptr i8, ptr {view}, i64 8")
-    index = code.value(f"load i32, ptr {index_address}, {_LOAD}")
+    index = code.value(f"load i32, ptr {index_address}, {alignment}")
     index = code.value(f"zext i32 {index} to i64")
     offset_address = code.value(f"getelementptr i8, ptr {view}, i64 12")
-    offset = code.value(f"load i32, ptr {offset_address}, {_LOAD}")
+    offset = code.value(f"load i32, ptr {offset_address}, {alignment}")
     offset = code.value(f"zext i32 {offset} to i64")
     table = code.value(f"inttoptr i64 {a}.3 to ptr")
     entry = code.value(f"getelementptr i64, ptr {table}, i64 {index}")

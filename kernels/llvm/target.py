@@ -28,10 +28,10 @@ class Target:
     """A device as the code generator sees it; equal targets give equal code.
 
     ``has_compress`` says that lanes of 32 and 64 bits can be moved to the front of a register under a mask,
-    ``has_short_compress`` the same of 8 and 16 bits. ``remainder`` names a function to call for C's fmod of
+    ``has_short_compress`` the same of 8 and 16 bits. ``divides_integers`` says that integers are divided best as
+    they are; elsewhere vectors of them are divided as floats. ``remainder`` names a function to call for C's fmod of
     float64 where LLVM's own instruction is not exact. ``vector_math`` names the vector function of each
-    mathematical function on float64, ``vector_math32`` on float32; ``exact`` leaves all of
-    them to the C library.
+    mathematical function on float64, ``vector_math32`` on float32; ``exact`` leaves all of them to the C library.
     """
 
     triple: str
@@ -44,6 +44,7 @@ class Target:
     has_compress: bool = False
     has_short_compress: bool = False
     has_fma: bool = False
+    divides_integers: bool = False
     remainder: str | None = None
     vector_math: Mapping[str, str] = field(default_factory=dict)
     vector_math32: Mapping[str, str] = field(default_factory=dict)

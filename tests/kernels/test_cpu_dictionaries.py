@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from chains.running import compiled_for
 
+from dataflare.kernels.backend import CompiledProgram, compile_program
 from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.codegen import generate
-from dataflare.kernels.cpu.fused import CpuProgram
 from dataflare.kernels.cpu.target import level_target
 from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.column import HostColumn
@@ -30,14 +32,11 @@ INDEX_TYPES = [
 ]
 
 
-def compiled(stages: list[Stage], schema: pa.Schema, target: Target) -> CpuProgram:
-    program = build_program(stages, schema)
-    generated = generate(program, target)
-    code = jit.load_object(jit.assemble(generated.text, target))
-    return CpuProgram(program, generated, target, code, "compiled", 0.0)
+def compiled(stages: list[Stage], schema: pa.Schema, target: Target) -> CompiledProgram:
+    return compiled_for(build_program(stages, schema), target)
 
 
-def run(program: CpuProgram, batch: pa.RecordBatch) -> list[dict[str, object]]:
+def run(program: CompiledProgram, batch: pa.RecordBatch) -> list[dict[str, object]]:
     columns = [HostColumn.from_arrow(batch.column(name)) for name in program.program.required_columns]
     result = program.run(columns, len(batch))
     schema = program.program.output_schema
@@ -90,3 +89,33 @@ def test_a_group_is_looked_up_at_once() -> None:
     stages = [FilterStage(lambda r: r.s == "a"), MapStage(lambda r: {"x": r.x})]
     target = level_target("x86-64-v4")
     assert "vpgatherdd" in jit.assembly(generate(build_program(stages, schema), target).text, target)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:emulated"])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        pa.array(["a", "bb", "ccc", "dddd"]).slice(0, 3),
+        pa.array(["a", "bb", "ccc", "dddd"]).slice(1, 3),
+        pa.array(["a", None, "abx"]),
+    ],
+    ids=["begin", "slice", "null entry"],
+)
+def test_dictionaries_that_are_slices_or_hold_a_null(entries: pa.Array, device: str) -> None:
+    """All slices of one dictionary have the same buffers; a null may be an entry and no index."""
+    column = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 1], pa.int32()), entries)
+    batch = pa.record_batch({"d": column})
+
+    def facts(r: Any) -> Any:
+        return {"length": len(r.d), "is_a": r.d == "a", "missing": r.d is None, "d": r.d}
+
+    program = compile_program(build_program([MapStage(facts)], batch.schema), device)
+    assert run(program, batch) == [
+        {
+            "length": None if t is None else len(t),
+            "is_a": None if t is None else t == "a",
+            "missing": t is None,
+            "d": t,
+        }
+        for t in column.to_pylist()
+    ]
