@@ -135,7 +135,7 @@ def time_calls(calls: Sequence[Call], *, rounds: int, wait: Callable[[], float])
     return turns
 
 
-def _summary(turns: Sequence[Sequence[float]]) -> dict[str, float]:
+def summary(turns: Sequence[Sequence[float]]) -> dict[str, float]:
     """Return the quantiles; the tail is that of the median turn, which others' processes did not interrupt.
 
     ``p99_all_s`` is over all calls of all turns, interruptions included.
@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             progress(f"batches of {rows:,} rows")
             turns = time_calls([c for _, c in calls.values()], rounds=options.rounds, wait=quiet.wait)
         results = [
-            {"name": name, "role": role, "rows": rows, **_summary(taken)}
+            {"name": name, "role": role, "rows": rows, **summary(taken)}
             for (name, (role, _)), taken in zip(calls.items(), turns, strict=True)
         ]
         report["sections"].append(

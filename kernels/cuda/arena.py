@@ -24,14 +24,25 @@ _FORGOTTEN_AFTER = 256
 
 
 class _SizeClass:
-    """The idle blocks of one size, and when one was last asked for."""
+    """The blocks of one size, those that lie idle, and when one was last asked for."""
 
-    __slots__ = ("block_bytes", "idle", "last_use")
+    __slots__ = ("block_bytes", "idle", "last_use", "owned")
 
     def __init__(self, block_bytes: int) -> None:
         self.block_bytes = block_bytes
         self.idle: deque[DeviceBlock] = deque()  # no lock: destructors append to it
         self.last_use = 0
+        # All blocks: one that only an `ArenaBlock` held would be finalised with it where both are in a cycle.
+        self.owned: dict[int, DeviceBlock] = {}
+
+    def release_idle(self) -> None:
+        """Let go of the blocks that lie idle."""
+        while True:
+            try:
+                block = self.idle.popleft()
+            except IndexError:  # another thread may have taken the last one
+                return
+            del self.owned[block.address]
 
 
 class ArenaBlock:
@@ -91,7 +102,7 @@ class DeviceArena:
     def release_idle(self) -> None:
         """Give all idle blocks back to the device."""
         for size_class in tuple(self._classes.values()):
-            size_class.idle.clear()
+            size_class.release_idle()
         backend = self._backend()
         if backend is not None:
             backend.release_idle()
@@ -114,12 +125,13 @@ class DeviceArena:
             size_class.last_use = self._clock
             for other in self._classes.values():
                 if self._clock - other.last_use > _FORGOTTEN_AFTER:
-                    other.idle.clear()
+                    other.release_idle()
         try:
             block = backend.acquire(block_bytes)
         except DeviceMemoryError:
             self.release_idle()
             block = backend.acquire(block_bytes)
+        size_class.owned[block.address] = block
         self.allocations += 1
         return ArenaBlock(block, size_class.idle, nbytes)
 
