@@ -58,7 +58,7 @@ def known_program(key: Hashable, schema: pa.Schema) -> KnownProgram | None:
 
 
 def remember_program(
-    key: Hashable, stage: Stage, schema: pa.Schema, backend: DeviceBackend | None
+    key: Hashable, stage: Stage, schema: pa.Schema, backend: DeviceBackend | None = None
 ) -> KnownProgram:
     """Compile a stage for a schema and remember it under ``key``; those compiled first are forgotten.
 
@@ -69,15 +69,15 @@ def remember_program(
 
     program = build_program((stage,), schema)
     positions = tuple(schema.get_field_index(name) for name in program.required_columns)
-    run: Callable[..., Any]
+    compiled: Any
     if backend is None:
-        run = compile_program(program, "cpu").run
+        compiled = compile_program(program, "cpu")
     else:
         from dataflare.kernels.cuda.fused import compile_cuda
         from dataflare.kernels.cuda.resident import ResidentProgram
 
-        run = ResidentProgram(compile_cuda(program, backend), backend).run
-    known = KnownProgram(schema, program.output_schema, positions, run)
+        compiled = ResidentProgram(compile_cuda(program, backend), backend)
+    known = KnownProgram(schema, program.output_schema, positions, compiled.run)
     with _lock:
         others = [other for other in _known.pop(key, ()) if not other.input_schema.equals(schema, True)]
         _known[key] = (known, *others[: _SCHEMAS_A_KEY - 1])

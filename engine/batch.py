@@ -158,7 +158,8 @@ class SharedDataBatch:
         Takes pyarrow objects and whatever has ``__arrow_c_stream__`` or ``__arrow_c_array__``: Polars and
         pandas data frames, DuckDB relations, nanoarrow and arro3 objects. A batch is contiguous: columns in
         several chunks are concatenated, which copies them. pandas decides what it exports: NaN becomes null,
-        and an index that is not a plain range becomes a column.
+        and an index that is not a plain range becomes a column. What has ``__arrow_c_device_array__`` and lies on
+        a CUDA device, such as tables of cuDF, becomes a batch on that device.
 
         Raises
         ------
@@ -170,6 +171,12 @@ class SharedDataBatch:
         """
         if isinstance(data, SharedDataBatch):
             return data
+        if ingest.may_lie_on_device(data):
+            from dataflare import device_ingest
+
+            parts = device_ingest.arrow_parts(data)
+            if parts is not None:
+                return cls._from_columns(*parts[:3], backend=parts.backend)
         batch = ingest.arrow_batch(data)
         return cls._new(batch.schema, batch.num_rows, None, batch, None, _NO_METADATA)
 
@@ -218,15 +225,22 @@ class SharedDataBatch:
 
         Native, contiguous numbers and datetimes are shared, not copied: do not write to the arrays
         afterwards. Strided and byte-swapped arrays are copied, as are bools, which Arrow stores as bits. NaT
-        and masked values become null; NaN stays a value.
+        and masked values become null; NaN stays a value. Integers and floats on a CUDA device, of CuPy, torch or
+        Numba, become a batch on that device.
 
         Raises
         ------
         SchemaError
-            An array of another shape, a dtype that Arrow does not have, or different lengths.
+            An array of another shape, a dtype that Arrow does not have, different lengths or devices.
         DeviceUnavailableError
-            An array that lies on a device.
+            An array that lies on a device that cannot be used.
         """
+        if any(map(ingest.may_lie_on_device, getattr(columns, "values", tuple)())):
+            from dataflare import device_ingest
+
+            parts = device_ingest.column_parts(columns)
+            if parts is not None:
+                return cls._from_columns(*parts[:3], backend=parts.backend)
         return cls._from_arrays(*ingest.from_columns(columns))
 
     @classmethod
@@ -533,12 +547,12 @@ class SharedDataBatch:
             raise OptionError(
                 f'device {device!r} is not known: it is "cpu", "cuda", "cuda:N" or "cuda:emulated".'
             )
-        if self._backend is not None and device in ("cuda", self._backend.name):
+        if self.device == device or (device == "cuda" and self.device not in ("cpu", "cuda:emulated")):
             return self
         from dataflare.kernels.cuda.backends import cuda_backend
 
         backend = cuda_backend(device)
-        return self if backend is self._backend else self._moved(backend)
+        return self._moved(backend)
 
     def _moved(self, backend: DeviceBackend) -> SharedDataBatch:
         """Return a copy on a device."""

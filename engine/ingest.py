@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from dataflare.kernels.errors import DataError, DeviceUnavailableError, OptionError, SchemaError, nearest
+from dataflare.kernels.errors import DataError, OptionError, SchemaError, nearest
 from dataflare.schema import require_unique_names
 
 __all__ = [
@@ -22,10 +22,9 @@ __all__ = [
     "from_columns",
     "from_pydict",
     "from_records",
+    "may_lie_on_device",
     "one_array",
 ]
-
-_DLPACK_CPU_DEVICES = (1, 3, 11)  # CPU, and CUDA's and ROCm's pinned host memory
 
 
 def as_schema(schema: pa.Schema | Mapping[str, pa.DataType]) -> pa.Schema:
@@ -49,6 +48,16 @@ def empty_array(data_type: pa.DataType) -> pa.Array[Any]:
         children = [empty_array(data_type.field(position).type) for position in range(data_type.num_fields)]
         buffers = [None, pa.py_buffer(b"")] + [pa.py_buffer(b"")] * (data_type.id == pa.lib.Type_DENSE_UNION)
         return pa.Array.from_buffers(data_type, 0, buffers, 0, 0, children)
+
+
+def may_lie_on_device(data: Any) -> bool:
+    """Return whether something has an interface for memory of a device, without asking it where it is."""
+    if isinstance(data, pa.RecordBatch | pa.Table | pa.Array | pa.ChunkedArray) or _is_ndarray(data):
+        return False
+    return any(
+        hasattr(type(data), interface)
+        for interface in ("__arrow_c_device_array__", "__dlpack_device__", "__cuda_array_interface__")
+    )
 
 
 def arrow_batch(data: Any) -> pa.RecordBatch:
@@ -298,8 +307,6 @@ def _wrapped(name: str, column: Any) -> pa.Array[Any]:
         return _one_chunk(name, pa.chunked_array(column))
     if hasattr(column, "__dlpack__"):
         return _from_dlpack(name, column)
-    if hasattr(column, "__cuda_array_interface__"):
-        raise _on_device(name, "a CUDA device")
     if hasattr(column, "__array__") and not isinstance(column, list | tuple):
         import numpy as np
 
@@ -318,21 +325,11 @@ def _is_ndarray(column: Any) -> bool:
 def _from_dlpack(name: str, column: Any) -> pa.Array[Any]:
     import numpy as np
 
-    device_type, device_id = column.__dlpack_device__()
-    if device_type not in _DLPACK_CPU_DEVICES:
-        raise _on_device(name, f"device {int(device_id)} of DLPack type {int(device_type)}")
     try:
         array = np.from_dlpack(column)
     except (BufferError, RuntimeError, TypeError) as error:
         raise SchemaError(f"column {name!r}: DLPack gave no array that NumPy can use: {error}") from error
     return _from_numpy(name, array)
-
-
-def _on_device(name: str, where: str) -> DeviceUnavailableError:
-    return DeviceUnavailableError(
-        f"column {name!r} lies on {where}, and this version of DataFlare keeps batches in host memory only. "
-        "Copy it to the host first: cupy.asnumpy(x) for CuPy, x.cpu() for torch."
-    )
 
 
 def _from_numpy(name: str, column: Any) -> pa.Array[Any]:

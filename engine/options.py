@@ -70,8 +70,9 @@ class RunOptions:
     Attributes
     ----------
     device
-        Where record functions run: "cpu" (compiled, the default), "cuda" or "cuda:N" (a GPU), "cuda:emulated" (what a
-        GPU would run, on the CPU and with every check), "python" (plain Python, to debug functions) or "auto".
+        Where record functions run: "cpu" (compiled), "cuda" (all GPUs) or "cuda:N" (one), "cuda:emulated" (what a GPU
+        would run, on the CPU and with every check), "python" (plain Python, to debug functions), or "auto", the
+        default: a GPU where there is one and copies and kernels take less time than the CPU, else the CPU.
     runtime
         "local": threads of this process.
     workers
@@ -130,11 +131,6 @@ class RunOptions:
                 raise OptionError(f"{name} is not available in this version of DataFlare; leave it out.")
         if self.batching is not None or self.backpressure is not None:
             _check_control(self.batching, self.backpressure)
-
-    @property
-    def compute_device(self) -> str:
-        """The device that "auto" stands for: what `compile_program` takes."""
-        return "cpu" if self.device == "auto" else self.device
 
     @classmethod
     def resolve(

@@ -15,7 +15,15 @@ from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.guarded import placement_asked_for
 from dataflare.kernels.udf.program import RecordProgram
 
-__all__ = ["CompiledProgram", "InputBlock", "ProgramResult", "SharedRun", "SharedWorker", "compile_program"]
+__all__ = [
+    "CompiledProgram",
+    "InputBlock",
+    "ProgramResult",
+    "SharedRun",
+    "SharedWorker",
+    "abandon_device",
+    "compile_program",
+]
 
 _MAX_CACHED_PROGRAMS = 512
 
@@ -26,6 +34,12 @@ class ProgramResult(NamedTuple):
     columns: tuple[HostColumn, ...]
     num_rows: int
     rows_dropped_null_predicate: int
+    device_retries: int = 0
+    """How often the device had no memory for the batch, or a part of it."""
+    on_cpu: bool = False
+    """Whether the CPU computed it, or a part of it, in place of the device that was asked for."""
+    lost_device: tuple[str, str] | None = None
+    """The device that was lost, and the reason, where that is why."""
 
 
 class InputBlock(NamedTuple):
@@ -128,6 +142,23 @@ def compile_program(
         while len(_programs) > _MAX_CACHED_PROGRAMS:
             _programs.popitem(last=False)
     return cast(CompiledProgram, fresh)
+
+
+def abandon_device(device: str, reason: str) -> bool:
+    """Run what is compiled for a device on the CPU from now on; return whether there is such a device.
+
+    For whoever knows that a device is lost before a program has met it.
+    """
+    if not device.startswith("cuda"):
+        return False
+    from dataflare.kernels.cuda.backends import cuda_backend
+
+    try:
+        backend = cuda_backend(device)
+    except DeviceUnavailableError:
+        return False
+    backend.lost = backend.lost or reason
+    return True
 
 
 def _compile(program: RecordProgram, device: str, *, exact_math: bool) -> Any:

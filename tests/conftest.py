@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # No installed packages and on no path: this is where tests find them.
-for name in ("chains", "fakes", "ptx_gate"):
+for name in ("chains", "fakes", "gpu", "ptx_gate"):
     sys.modules.setdefault(name, ModuleType(name)).__path__ = [str(Path(__file__).parent / name)]
 
 from chains.running import Outcome, run  # noqa: E402

@@ -39,15 +39,28 @@ class Stage(Protocol):
         """Return what becomes of the batch, or None when nothing does."""
 
 
-class ComputeStage:
-    """A compiled record program."""
+def _ignore(device: str, reason: str) -> None:
+    """Do nothing about a device that is lost."""
 
-    def __init__(self, name: str, compiled: CompiledProgram) -> None:
+
+class ComputeStage:
+    """A compiled record program.
+
+    Parameters
+    ----------
+    on_device_lost
+        Called with the device and the reason after each batch that the CPU computed because a device was lost.
+    """
+
+    def __init__(
+        self, name: str, compiled: CompiledProgram, on_device_lost: Callable[[str, str], None] = _ignore
+    ) -> None:
         from dataflare.batch import SharedDataBatch
 
         self.name = name
         self.meter = StageMeter(name, "processor")
         self.compiled = compiled
+        self._on_device_lost = on_device_lost
         self._schema = compiled.program.output_schema
         self._required = compiled.program.required_columns
         self._from_columns = SharedDataBatch._from_columns
@@ -76,6 +89,11 @@ class ComputeStage:
         meter.rows_in += rows
         meter.rows_out += result.num_rows
         meter.rows_dropped_null_predicate += result.rows_dropped_null_predicate
+        if result.device_retries or result.on_cpu:
+            meter.device_retries += result.device_retries
+            meter.batches_on_cpu += result.on_cpu
+            if result.lost_device is not None:
+                self._on_device_lost(*result.lost_device)
         return self._from_columns(
             self._schema,
             result.columns,

@@ -19,8 +19,10 @@ class StageMeter:
 
     __slots__ = (
         "batches",
+        "batches_on_cpu",
         "bytes_in",
         "bytes_out",
+        "device_retries",
         "kernel_s",
         "kind",
         "name",
@@ -43,6 +45,8 @@ class StageMeter:
         self.kernel_s = 0.0
         self.write_s = 0.0
         self.rows_dropped_null_predicate = 0
+        self.device_retries = 0
+        self.batches_on_cpu = 0
 
 
 def stage_reports(tasks: Iterable[tuple[float, list[StageMeter]]]) -> tuple[StageReport, ...]:
@@ -75,6 +79,8 @@ def stage_reports(tasks: Iterable[tuple[float, list[StageMeter]]]) -> tuple[Stag
                 kernel_s=before.kernel_s + meter.kernel_s,
                 write_s=before.write_s + meter.write_s,
                 wait_s=before.wait_s + wait_s,
+                device_retries=before.device_retries + meter.device_retries,
+                batches_on_cpu=before.batches_on_cpu + meter.batches_on_cpu,
             )
             wait_s = 0.0
     return tuple(merged.values())

@@ -26,9 +26,10 @@ from dataflare.execute.feasibility import StageNeed, require_feasible
 from dataflare.execute.monitors import run_monitors
 from dataflare.execute.reading import PartitionQueue, PartitionReader, Reader, SharedReader
 from dataflare.execute.widths import row_bytes
-from dataflare.kernels.errors import DataFlareError, MemoryLimitError, RunError
+from dataflare.kernels.errors import CompileError, DataFlareError, MemoryLimitError, RunError
 from dataflare.kernels.memory.pool import default_pool
 from dataflare.observe.curve import Curve
+from dataflare.optimize.placement import place
 from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan, PhysicalStep
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class PreparedRun:
         self.options = options
         self.clock = clock
         self.ordered = plan.ordered and options.ordered
-        self.device = options.compute_device
+        self.device = place(plan, options, options.workers or usable_cores()).device
         steps = list(plan.steps)
         self.limit_rows: int | None = None
         if steps and isinstance(steps[0], LimitStep):  # counted where it is read
@@ -68,8 +69,17 @@ class PreparedRun:
         self._latches: dict[int, SchemaLatch] = {}
 
         began_s = time.perf_counter()
-        self._compiled = _compile(steps, self.device, options.math)
+        try:
+            self._compiled = _compile(steps, self.device, options.math)
+        except CompileError:
+            if options.device != "auto" or self.device == "cpu":
+                raise
+            self.device = "cpu"  # a function that kernels cannot have yet: auto need not insist
+            self._compiled = _compile(steps, self.device, options.math)
         self.compile_s = time.perf_counter() - began_s
+        self._early_compile_s = sum(compiled.compile_s for compiled in self._compiled.values())
+        self.lost_devices: dict[str, str] = {}
+        """Devices that were lost, and why; their work is done on the CPU."""
 
         source = plan.source
         self.partitions = source.partitions()
@@ -136,6 +146,12 @@ class PreparedRun:
             )
 
     @property
+    def late_compile_s(self) -> float:
+        """Seconds that compiling took since the run was prepared: kernels of a GPU wait for the first batch."""
+        compiled_s = sum(compiled.compile_s for compiled in self._compiled.values())
+        return max(0.0, compiled_s - self._early_compile_s)
+
+    @property
     def source_name(self) -> str:
         """What the source stage is called."""
         return self.plan.source.description
@@ -182,6 +198,8 @@ class PreparedRun:
         least_rows = 1 if alone else self.least_rows
         rows = self.batcher.batch_size
         admission = self.controller.admit(task, rows, self.bytes_per_row, least_rows=least_rows)
+        if admission is None and self._goes_on_without_lost_devices():
+            admission = self.controller.admit(task, rows, self.bytes_per_row, least_rows=least_rows)
         if admission is not None:
             self._admitted.add(admission)
         return admission
@@ -263,10 +281,28 @@ class PreparedRun:
         if self.options.batching is None and self.batcher.metrics.batch_count >= 4:
             remembered_sizes().remember(self._key(), self.batcher.found)
 
+    def _note_lost(self, device: str, reason: str) -> None:
+        """Go on without a device that is lost: the CPU has its work, so that its memory no longer counts."""
+        if device not in self.lost_devices:
+            self.lost_devices[device] = reason
+            self.controller.forget_device(device)
+
+    def _goes_on_without_lost_devices(self) -> bool:
+        """Give the work of devices that monitors found lost to the CPU; return whether that let something go on."""
+        lost = self.controller.lost_devices
+        if not lost:
+            return False
+        from dataflare.kernels.backend import abandon_device
+
+        moved = [device for device, reason in lost.items() if abandon_device(device, reason)]
+        for device in moved:
+            self._note_lost(device, lost[device])
+        return bool(moved)
+
     def _stage(self, step: PhysicalStep, number: int) -> Stage:
         if isinstance(step, ComputeStep):
             compiled = self._compiled[id(step)]
-            return ComputeStage(f"compute {number}: {_functions(compiled)}", compiled)
+            return ComputeStage(f"compute {number}: {_functions(compiled)}", compiled, self._note_lost)
         if isinstance(step, MapBatchesStep):
             latch = self._latches.setdefault(id(step), SchemaLatch(step.output_schema))
             name = getattr(step.fn, "__qualname__", type(step.fn).__qualname__)

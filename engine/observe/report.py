@@ -6,6 +6,7 @@ is not here either.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -36,6 +37,10 @@ class StageReport:
     write_s: float = 0.0
     wait_s: float = 0.0
     """Without work: for input, for room downstream, or for leave to go on."""
+    device_retries: int = 0
+    """How often the device had no memory for a batch or a part of one, so that something else was tried."""
+    batches_on_cpu: int = 0
+    """Batches that the CPU computed, or a part of them, in place of the device that was asked for."""
 
     @property
     def busy_s(self) -> float:
@@ -68,6 +73,8 @@ class RunReport:
     rows_dropped_null_predicate: int = 0
     """Records that a filter dropped because its condition was null."""
     dead_letters: int = 0
+    lost_devices: Mapping[str, str] = field(default_factory=dict)
+    """Devices that were lost while running, and why: the CPU went on in their place."""
     files: tuple[str, ...] = ()
     batch_size_curve: tuple[CurvePoint, ...] = field(default=(), repr=False)
     """Rows of the batches over time, thinned to a bounded number of points."""
@@ -78,6 +85,16 @@ class RunReport:
     def rows_per_s(self) -> float | None:
         """Input records per second of wall time."""
         return self.rows_in / self.wall_s if self.wall_s > 0.0 else None
+
+    @property
+    def device_retries(self) -> int:
+        """How often a device had no memory for a batch or a part of one, so that something else was tried."""
+        return sum(stage.device_retries for stage in self.stages)
+
+    @property
+    def batches_on_cpu(self) -> int:
+        """Batches that the CPU computed, or a part of them, in place of the device that was asked for."""
+        return sum(stage.batches_on_cpu for stage in self.stages)
 
     def __str__(self) -> str:
         lines = [self._headline(), self._memory_line()]
@@ -131,6 +148,15 @@ class RunReport:
             remarks.append(f"{self.rows_dropped_null_predicate:,} rows dropped: filter condition was null")
         if self.dead_letters:
             remarks.append(f"{self.dead_letters:,} rows went to the dead-letter sink")
+        remarks += [
+            f"{device} was lost while running: {reason}" for device, reason in self.lost_devices.items()
+        ]
+        if self.device_retries:
+            remarks.append(
+                f"{self.device_retries:,} times {self.device} had no memory for a batch or a part of it"
+            )
+        if self.batches_on_cpu:
+            remarks.append(f"{self.batches_on_cpu:,} batches were computed on the CPU, not on {self.device}")
         remarks += [f"wrote {path}" for path in self.files[:20]]
         if len(self.files) > 20:
             remarks.append(f"and {len(self.files) - 20:,} more files")

@@ -84,10 +84,14 @@ def explain_plan(plan: PhysicalPlan, options: RunOptions, source: BatchSource) -
     source
         The source as the user named it, before columns and records were left out.
     """
+    from dataflare.execute.prepare import usable_cores
+    from dataflare.optimize.placement import place
+
+    placement = place(plan, options, options.workers or usable_cores())
     stages = [_explain_source(plan, source)]
-    stages += [_explain_step(step, options) for step in plan.steps]
+    stages += [_explain_step(step, options, placement.device) for step in plan.steps]
     stages.append(StageExplanation("sink", plan.sink.description, _facts({})))
-    return Explanation(_device_text(options), tuple(stages), plan.schema)
+    return Explanation(f"{placement.device} ({placement.reason})", tuple(stages), plan.schema)
 
 
 def outline(node: LogicalNode, sink: str | None) -> str:
@@ -114,12 +118,12 @@ def _explain_source(plan: PhysicalPlan, source: BatchSource) -> StageExplanation
 
 
 @singledispatch
-def _explain_step(step: Any, options: RunOptions) -> StageExplanation:
+def _explain_step(step: Any, options: RunOptions, device: str) -> StageExplanation:
     raise TypeError(f"{type(step).__name__} is not a step of a physical plan")
 
 
 @_explain_step.register
-def _(step: ComputeStep, options: RunOptions) -> StageExplanation:
+def _(step: ComputeStep, options: RunOptions, device: str) -> StageExplanation:
     program = step.program
     read = program.read_columns
     carried = [name for name in program.required_columns if name not in read]
@@ -128,7 +132,7 @@ def _(step: ComputeStep, options: RunOptions) -> StageExplanation:
         "reads": ", ".join(read),
         "carries": ", ".join(carried),
         "a row": f"{_row_text(_required_schema(program))} in, {_row_text(program.output_schema)} out",
-        "runs": run_text(program, options.compute_device, exact_math=options.math == "exact"),
+        "runs": run_text(program, device, exact_math=options.math == "exact"),
     }
     return StageExplanation(
         "compute", " + ".join(_stage_name(stage) for stage in program.stages), _facts(facts)
@@ -136,7 +140,7 @@ def _(step: ComputeStep, options: RunOptions) -> StageExplanation:
 
 
 @_explain_step.register
-def _(step: MapBatchesStep, options: RunOptions) -> StageExplanation:
+def _(step: MapBatchesStep, options: RunOptions, device: str) -> StageExplanation:
     name = getattr(step.fn, "__qualname__", type(step.fn).__qualname__)
     facts = {
         "runs": "in Python as it is" + (", built once a worker" if isinstance(step.fn, type) else ""),
@@ -146,16 +150,8 @@ def _(step: MapBatchesStep, options: RunOptions) -> StageExplanation:
 
 
 @_explain_step.register
-def _(step: LimitStep, options: RunOptions) -> StageExplanation:
+def _(step: LimitStep, options: RunOptions, device: str) -> StageExplanation:
     return StageExplanation("limit", f"the first {step.rows:,} records, then the source stops", _facts({}))
-
-
-def _device_text(options: RunOptions) -> str:
-    if options.device == "auto":
-        return f"{options.compute_device} (chosen by auto: this version runs on the CPU only)"
-    if options.compute_device == "python":
-        return "python (asked for: plain Python, slow, to debug functions)"
-    return f"{options.compute_device} (asked for)"
 
 
 def _stage_name(stage: Stage) -> str:

@@ -6,15 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dataflare.kernels.cuda.ptx import KernelImage
 from dataflare.kernels.llvm.target import Target
 
-__all__ = ["ALIGNMENT_BYTES", "DeviceBackend", "DeviceBlock", "MemoryInfo", "Piece", "pieces"]
+if TYPE_CHECKING:
+    from dataflare.kernels.cuda.arena import DeviceArena
+
+__all__ = ["ALIGNMENT_BYTES", "DEVICE_LOST", "DeviceBackend", "DeviceBlock", "MemoryInfo", "Piece", "pieces"]
 
 ALIGNMENT_BYTES = 256
 """What each block and each column in it begins at a multiple of."""
+
+DEVICE_LOST = "device lost"
+"""The ``check`` of a `DeviceFaultError` that says that the device is gone, and not that a kernel did wrong."""
 
 
 class MemoryInfo(NamedTuple):
@@ -34,7 +40,8 @@ class DeviceBlock(Protocol):
 class DeviceBackend(Protocol):
     """One GPU. Thread-safe; work on one stream is done in order, streams do not wait for each other.
 
-    Copies and launches return at once where the device allows it; `synchronize` waits for them.
+    Copies and launches return at once where the device allows it; `synchronize` waits for them. Any of these calls
+    raises a `DeviceFaultError` with the check `DEVICE_LOST`, or a `DeviceUnavailableError`, when the device is gone.
     """
 
     name: str
@@ -43,6 +50,10 @@ class DeviceBackend(Protocol):
     """What code for this device is made for."""
     resident_blocks: int
     """How many blocks of 256 threads keep the device busy."""
+    lost: str | None = None
+    """Why the device is gone, for good: programs for it run on the CPU from then on. None while it is there."""
+    arena: DeviceArena | None = None
+    """The memory that its programs use again; made by ``arena.arena_of``."""
 
     def stream(self) -> Any:
         """Return a stream of this device for the calling thread."""

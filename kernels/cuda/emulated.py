@@ -11,6 +11,7 @@ from typing import Any
 from dataflare.kernels.cuda.device import DeviceBackend, MemoryInfo
 from dataflare.kernels.cuda.ptx import KernelImage
 from dataflare.kernels.cuda.target import ComputeCapability, cuda_target
+from dataflare.kernels.emulator.checks import Checks
 from dataflare.kernels.emulator.launch import LaunchStatistics, launch
 from dataflare.kernels.emulator.memory import DeviceMemory
 from dataflare.kernels.emulator.parser import parse
@@ -25,15 +26,15 @@ _CAPABILITY: ComputeCapability = (8, 0)
 class EmulatedBlock:
     """Memory of the emulated device."""
 
-    __slots__ = ("__weakref__", "_backend", "address", "nbytes")
+    __slots__ = ("__weakref__", "_freed", "address", "nbytes")
 
-    def __init__(self, backend: EmulatedBackend, address: int, nbytes: int) -> None:
-        self._backend = backend
+    def __init__(self, freed: list[int], address: int, nbytes: int) -> None:
+        self._freed = freed
         self.address = address
         self.nbytes = nbytes
 
     def __del__(self) -> None:
-        self._backend._freed.append(self.address)
+        self._freed.append(self.address)
 
 
 class EmulatedBackend(DeviceBackend):
@@ -46,7 +47,11 @@ class EmulatedBackend(DeviceBackend):
     capability
         The architecture that code is made for.
     seed
-        Draws the order of blocks, warps and atomic operations; None for the order of their numbers.
+        Draws the order of blocks and atomic operations; None for the order of their numbers.
+    warp_schedule
+        Whether warps go one at a time, each step by one that is drawn. Slow; needs a seed.
+    checks
+        Which misuses kernels are watched for; the default is `Checks()`.
     """
 
     def __init__(
@@ -55,6 +60,8 @@ class EmulatedBackend(DeviceBackend):
         capability: ComputeCapability = _CAPABILITY,
         *,
         seed: int | None = None,
+        warp_schedule: bool = False,
+        checks: Checks | None = None,
         name: str = "cuda:emulated",
     ) -> None:
         self.name = name
@@ -63,6 +70,8 @@ class EmulatedBackend(DeviceBackend):
         self.launches: list[tuple[str, LaunchStatistics]] | None = None
         """What kernels did, once somebody sets this to a list."""
         self._seed = seed
+        self._warp_schedule = warp_schedule
+        self._checks = checks
         self._memory = DeviceMemory(memory_bytes)
         self._lock = threading.RLock()
         self._freed: list[
@@ -77,7 +86,7 @@ class EmulatedBackend(DeviceBackend):
         """Return a block of the emulated memory."""
         with self._lock:
             self.release_idle()
-            return EmulatedBlock(self, self._memory.alloc(max(1, nbytes)), nbytes)
+            return EmulatedBlock(self._freed, self._memory.alloc(max(1, nbytes)), nbytes)
 
     def release_idle(self) -> None:
         """Free what nobody holds any more."""
@@ -119,6 +128,8 @@ class EmulatedBackend(DeviceBackend):
                 arguments=arguments,
                 memory=self._memory,
                 seed=self._seed,
+                warp_schedule=self._warp_schedule,
+                checks=self._checks,
             )
             if self.launches is not None:
                 self.launches.append((entry, done))

@@ -1,38 +1,45 @@
 """Runs a program on a GPU over the columns of a batch in host memory: copies in, launches, copies out.
 
-Each run works on the stream of its thread. Results that the kernels do not write (columns handed on, nested types,
-strings that are chosen among) are put together on the host, as on the CPU.
+Each run works on the stream of its thread, in one block of the device's arena. Results that the kernels do not write
+(columns handed on, nested types, strings that are chosen among) are put together on the host, as on the CPU. The path
+taken for every batch decides nothing that follows from types alone; what follows from the number of rows it keeps.
+
+Does not cover what is done where the device is full or gone: that is ``recovery``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import struct
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from dataflare.kernels.backend import InputBlock, ProgramResult, SharedRun
+from dataflare.kernels.cuda.arena import arena_of
 from dataflare.kernels.cuda.codegen import SEGMENT_ROWS, KernelText, ProgramKernels, table_kernel
-from dataflare.kernels.cuda.device import DeviceBackend, DeviceBlock, pieces
+from dataflare.kernels.cuda.device import DeviceBackend, DeviceBlock
 from dataflare.kernels.cuda.primitives import SUM_THREADS, running_sum_kernel
 from dataflare.kernels.cuda.ptx import image_of
-from dataflare.kernels.cuda.transfer import Upload
-from dataflare.kernels.errors import CompileError, SchemaError
-from dataflare.kernels.llvm.layout import string_form
+from dataflare.kernels.cuda.recovery import Recovery
+from dataflare.kernels.cuda.transfer import Upload, aligned_bytes, planner, string_planner
+from dataflare.kernels.errors import CompileError, DataFlareError, SchemaError
+from dataflare.kernels.llvm.layout import ColumnForm, string_form
 from dataflare.kernels.llvm.results import ResultColumns, Selection, WrittenBlocks
 from dataflare.kernels.llvm.strings import result_bytes
 from dataflare.kernels.llvm.target import MATH_FUNCTIONS
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.pool import HostBlock, default_pool
 from dataflare.kernels.udf.ir import StringOp, nodes_of
-from dataflare.kernels.udf.program import Lowered, RecordProgram
+from dataflare.kernels.udf.program import Lowered, RecordProgram, columns_of
 
 __all__ = ["CudaProgram", "compile_cuda"]
 
 BLOCK_THREADS = 256
 _MAX_TABLES = 64
+_TABLE_SLOTS = 6
 
 
 def compile_cuda(program: RecordProgram, backend: DeviceBackend, *, exact_math: bool = False) -> CudaProgram:
@@ -52,24 +59,40 @@ def compile_cuda(program: RecordProgram, backend: DeviceBackend, *, exact_math: 
         )
     start = time.perf_counter()
     made = CudaProgram(program, backend)
-    made.compile_s = time.perf_counter() - start
+    made.compile_s += time.perf_counter() - start
     return made
 
 
 class CudaProgram:
-    """A program as kernels of one device. Thread-safe: it keeps no state between batches but its dictionary tables."""
+    """A program as kernels of one device.
+
+    Thread-safe: between batches it keeps its dictionary tables, and what ``recovery`` found out about the device.
+    """
 
     def __init__(self, program: RecordProgram, backend: DeviceBackend) -> None:
         self.program = program
         self.device = backend.name
         self.compile_s = 0.0
-        self.cache = "compiled"
+        """Seconds that compiling took so far: each kernel is compiled when a batch first needs it."""
         self._backend = backend
+        self._arena = arena_of(backend)
         self._may_be_null = tuple(program.input_schema.field(number).nullable for number in program.columns)
         self._tables: dict[tuple[StringOp, int], tuple[HostColumn, DeviceBlock]] = {}
+        self._table_texts: dict[tuple[StringOp, ColumnForm], KernelText] = {}
+        self._loaded: dict[KernelText, Any] = {}
+        self._compiled_anew: bool | None = None
         self._lock = threading.Lock()
+        self._load_lock = threading.Lock()
         self._dense = _Variant(self, program.dense, "dense", backend)
         self._nullable = _Variant(self, program.nullable, "nullable", backend)
+        self._recovery = Recovery(program, backend, self._run_on_device, self._release_idle)
+
+    @property
+    def cache(self) -> str:
+        """Where the kernels that were needed so far came from: "disk", "compiled" if one was not there, or "unused"."""
+        if self._compiled_anew is None:
+            return "unused"
+        return "compiled" if self._compiled_anew else "disk"
 
     def source(self) -> str:
         """Return the generated LLVM code."""
@@ -83,27 +106,54 @@ class CudaProgram:
     def run(self, columns: Sequence[HostColumn], num_rows: int) -> ProgramResult:
         """Run over one batch; ``columns`` in the order of ``program.required_columns``.
 
+        A device that has too little memory, or is lost, is gone on without, and the result says so.
+
         Raises
         ------
         SchemaError
             If a column that the schema declares without nulls has some.
         DeviceMemoryError
-            If the batch and its result do not fit the device.
+            If neither the device nor the CPU had memory for the batch.
+        DeviceFaultError
+            If a kernel did what the device stops at; the message names the functions.
         """
-        variant = self._dense
         for name, column, may in zip(self.program.required_columns, columns, self._may_be_null, strict=True):
-            if column.null_count:
-                variant = self._nullable
-                if not may:
-                    raise SchemaError(
-                        f"column {name!r} is declared without nulls and has {column.null_count} here; declare the "
-                        "field nullable."
-                    )
-        return variant.run(columns, num_rows)
+            if not may and column.null_count:
+                raise SchemaError(
+                    f"column {name!r} is declared without nulls and has {column.null_count} here; declare the "
+                    "field nullable."
+                )
+        return self._recovery.run(columns, num_rows)
 
     def share(self, blocks: Sequence[InputBlock]) -> SharedRun | None:
         """Return None: a device runs one batch at a time, with all its threads."""
         return None
+
+    def _run_on_device(self, columns: Sequence[HostColumn], num_rows: int) -> ProgramResult:
+        for column in columns:
+            if column.null_count:
+                return self._nullable.run(columns, num_rows)
+        return self._dense.run(columns, num_rows)
+
+    def _release_idle(self) -> None:
+        """Give back to the device what no batch needs at this moment."""
+        with self._lock:
+            self._tables.clear()
+        self._arena.release_idle()
+
+    def kernel(self, text: KernelText) -> Any:
+        """Return a kernel of the device; compiled when it is first needed, by one thread."""
+        kernel = self._loaded.get(text)
+        if kernel is None:
+            with self._load_lock:
+                kernel = self._loaded.get(text)
+                if kernel is None:
+                    start = time.perf_counter()
+                    image = image_of(text, self._backend.target)
+                    kernel = self._loaded[text] = self._backend.load(image)
+                    self._compiled_anew = bool(self._compiled_anew) or not image.from_disk
+                    self.compile_s += time.perf_counter() - start
+        return kernel
 
     def dictionary_table(self, op: StringOp, dictionary: HostColumn) -> DeviceBlock:
         """Return the results of a string operation for each distinct value, computed once per dictionary."""
@@ -113,28 +163,48 @@ class CudaProgram:
             known = self._tables.get(key)
             if known is not None and known[0].length == dictionary.length and known[0].addresses == addresses:
                 return known[1]
-        backend = self._backend
-        stream = backend.stream()
-        kernel = table_kernel(op, string_form(dictionary.type), backend.target)
-        rows = max(1, dictionary.length) if dictionary.length else 0
-        block = backend.acquire(max(1, rows) * result_bytes(op))
-        backend.zero(block.address, block.nbytes, stream)  # entry 0 is read under nulls
-        if rows:
-            upload = Upload.of_strings(dictionary)
-            slots = [rows, *upload.send(backend, stream), block.address]
-            backend.launch(
-                backend.load(image_of(kernel, backend.target)),
-                min(backend.resident_blocks, -(-rows // BLOCK_THREADS)),
-                BLOCK_THREADS,
-                _packed(slots),
-                stream,
-            )
-            backend.synchronize(stream)
+        block = self._computed_table(op, dictionary)
         with self._lock:
             if len(self._tables) >= _MAX_TABLES:
                 self._tables.clear()
             self._tables[key] = (dictionary, block)
         return block
+
+    def _computed_table(self, op: StringOp, dictionary: HostColumn) -> DeviceBlock:
+        backend, rows = self._backend, dictionary.length
+        stream = backend.stream()
+        nbytes = max(1, rows) * result_bytes(op)
+        upload = Upload(rows)
+        string_planner(dictionary.type)(dictionary, upload)
+        form = string_form(dictionary.type)
+        text = self._table_texts.get((op, form))
+        if text is None:
+            text = self._table_texts[op, form] = table_kernel(op, form, backend.target)
+        kernel = self.kernel(text)
+        block, strings = self._arena.acquire(nbytes), self._arena.acquire(upload.end_bytes)
+        with _settled(backend, stream):
+            backend.zero(block.address, nbytes, stream)  # entry 0 is read under nulls
+            slots = [rows, *upload.send(backend, strings.address, stream), block.address]
+            grid = max(1, min(backend.resident_blocks, -(-rows // BLOCK_THREADS)))
+            arguments = struct.pack(f"<{_TABLE_SLOTS}q", *slots)
+            backend.launch(kernel, grid, BLOCK_THREADS, arguments, stream)
+            backend.synchronize(stream)
+        return block
+
+
+class _Places(NamedTuple):
+    """What follows from the number of rows of a batch: where in its block kernels write, and how they are launched."""
+
+    num_rows: int
+    zeroed_bytes: int
+    """Bytes at the start of the block that begin as zeros: counters, and what a filter sets bits in."""
+    outputs: tuple[tuple[int, int], ...]
+    """Where each result's values and validity lie; the latter is 0 where there is none."""
+    segments: int
+    sums: int
+    selection: int
+    end: int
+    grid: int
 
 
 class _Variant:
@@ -142,10 +212,10 @@ class _Variant:
 
     def __init__(self, owner: CudaProgram, lowered: Lowered, name: str, backend: DeviceBackend) -> None:
         self._owner = owner
-        self._lowered = lowered
         self._backend = backend
+        self._arena = arena_of(backend)
         self._kernels = ProgramKernels(owner.program, lowered, name, backend.target)
-        self._layout = self._kernels.layout
+        self._layout = layout = self._kernels.layout
         self._filters = lowered.keep is not None
         if self._filters:
             self.texts: tuple[KernelText, ...] = (
@@ -153,101 +223,138 @@ class _Variant:
                 running_sum_kernel(backend.target.triple),
                 self._kernels.write(),
             )
-        elif self._layout.outputs:
+        elif layout.outputs:
             self.texts = (self._kernels.map(aligned=True),)
         else:
             self.texts = ()  # every column is handed on
         self._loaded: tuple[Any, ...] | None = None
+        read = columns_of([node for _, node in lowered.roots])
+        if self._filters:
+            read.update(out.output.carried for out in layout.outputs if out.output.carried is not None)
+        self._planners = tuple(
+            planner(layout.columns[number], owner.dictionary_table, is_read=number in read)
+            for number in owner.program.columns
+        )
+        self._thread_rows = 1 if self._filters or self._kernels.writes_bits else self._kernels.group_rows
+        self._outputs = tuple((out.width_bytes, out.has_validity) for out in layout.outputs)
+        self._pack = struct.Struct(f"<{self._kernels.slots}q").pack
+        self._head_bytes = 8 * (layout.counters + 1)  # the counters, and how many records a filter kept
+        self._read_head = struct.Struct(f"<{layout.counters + 1}q")
+        self._has_head = self._filters or layout.counters > 0
+        self._no_counters = (0,) * layout.counters
         self._drops = len(lowered.null_drops)
         self._results = ResultColumns(
-            lowered, self._layout, {number: i for i, number in enumerate(owner.program.columns)}
+            lowered, layout, {number: i for i, number in enumerate(owner.program.columns)}
         )
+        self._places = self._places_for(0)
 
-    def _load(self) -> tuple[Any, ...]:
-        """Return the kernels; compiled when they are first needed, since most programs meet one kind of batch."""
-        if self._loaded is None:
-            target = self._backend.target
-            self._loaded = tuple(self._backend.load(image_of(text, target)) for text in self.texts)
-        return self._loaded
+    def _places_for(self, num_rows: int) -> _Places:
+        bitmap = aligned_bytes(-(-num_rows // 64) * 8)
+        segments = -(-num_rows // SEGMENT_ROWS) if self._filters else 0
+        end = aligned_bytes(self._head_bytes)
+        zeroed = self._head_bytes if self._has_head else 0
+        starts: dict[tuple[int, bool], int] = {}
+        parts = [(i, part) for i, (_, has) in enumerate(self._outputs) for part in (False, True)[: 1 + has]]
+        is_bits = {(i, part): part or not self._outputs[i][0] for i, part in parts}
+        for place in sorted(parts, key=lambda place: not is_bits[place]):  # bitmaps first
+            starts[place] = end
+            end += bitmap if is_bits[place] else aligned_bytes(num_rows * self._outputs[place[0]][0])
+            if self._filters and is_bits[place]:
+                zeroed = end
+        sums, selection = end, end + aligned_bytes(8 * segments)
+        if self._filters:
+            end = selection + bitmap
+        threads = num_rows // self._thread_rows
+        return _Places(
+            num_rows,
+            zeroed,
+            tuple((starts[i, False], starts.get((i, True), 0)) for i in range(len(self._outputs))),
+            segments,
+            sums,
+            selection,
+            end,
+            max(1, min(self._backend.resident_blocks, -(-threads // BLOCK_THREADS))),
+        )
 
     def run(self, columns: Sequence[HostColumn], num_rows: int) -> ProgramResult:
         if not num_rows or not self.texts:
             return self._without_kernel(columns, num_rows)
-        kernels = self._load()
+        kernels = self._loaded
+        if kernels is None:
+            kernels = self._loaded = tuple(self._owner.kernel(text) for text in self.texts)
+        places = self._places
+        if places.num_rows != num_rows:
+            places = self._places = self._places_for(num_rows)
+        upload = Upload(num_rows, places.end)
+        for plan, column in zip(self._planners, columns, strict=True):
+            plan(column, upload)
+        block = self._arena.acquire(upload.end_bytes)
+        stream = self._backend.stream()
+        with _settled(self._backend, stream):
+            self._launch(kernels, places, upload, block.address, stream)
+            return self._collect(columns, places, block.address, stream)
+
+    def _launch(
+        self, kernels: tuple[Any, ...], places: _Places, upload: Upload, base: int, stream: Any
+    ) -> None:
         backend, layout = self._backend, self._layout
-        stream = backend.stream()
-        upload = Upload(layout, self._owner.program.columns, columns, num_rows, self._owner.dictionary_table)
-        bitmap_bytes = -(-num_rows // 64) * 8
-        segments = -(-num_rows // SEGMENT_ROWS) if self._filters else 0
-        # Counters and the total first, then what a filter sets bits in: one stretch that begins as zeros.
-        sizes = [8 * (layout.counters + 1)]
-        for out in layout.outputs:
-            sizes.append(bitmap_bytes if out.is_bits else num_rows * out.width_bytes)
-            sizes.append(bitmap_bytes if out.has_validity else 0)
-        sizes += [8 * segments, bitmap_bytes if self._filters else 0]
-        places, total = pieces(sizes)
-        inputs = upload.send(backend, stream)
-        block = backend.acquire(total)
-        addresses = [block.address + place.offset for place in places]
-        backend.zero(addresses[0], sizes[0], stream)
-        slots = [num_rows, addresses[0], *inputs]
-        for number, out in enumerate(layout.outputs):
-            data, validity = 1 + 2 * number, 2 + 2 * number
-            if self._filters:
-                for position in (data,) * out.is_bits + (validity,) * out.has_validity:
-                    backend.zero(addresses[position], bitmap_bytes, stream)
-            slots += [addresses[data], addresses[validity] if out.has_validity else 0]
+        inputs = upload.send(backend, base, stream)
+        if places.zeroed_bytes:
+            backend.zero(base, places.zeroed_bytes, stream)
+        slots = [places.num_rows, base, *inputs]
+        for data, validity in places.outputs:
+            slots += (base + data, base + validity if validity else 0)
         if layout.selection is not None:
-            slots.append(addresses[-1])
-        threads = (
-            num_rows if self._filters or self._kernels.writes_bits else num_rows // self._kernels.group_rows
-        )
-        grid = max(1, min(backend.resident_blocks, -(-threads // BLOCK_THREADS)))
-        if self._filters:
-            slots += [addresses[-1], addresses[-2]]
-            total_address = addresses[0] + 8 * layout.counters
-            select, add_up, write = kernels
-            backend.launch(select, grid, BLOCK_THREADS, _packed(slots), stream)
-            sums = _packed([segments, addresses[-2], total_address])
-            backend.launch(add_up, 1, SUM_THREADS, sums, stream)
-            if layout.outputs:
-                backend.launch(write, grid, BLOCK_THREADS, _packed(slots), stream)
-        else:
-            backend.launch(kernels[0], grid, BLOCK_THREADS, _packed(slots), stream)
-        return self._collect(columns, num_rows, addresses, stream)
+            slots.append(base + places.selection)
+        if not self._filters:
+            backend.launch(kernels[0], places.grid, BLOCK_THREADS, self._pack(*slots), stream)
+            return
+        sums = base + places.sums
+        arguments = self._pack(*slots, base + places.selection, sums)
+        select, add_up, write = kernels
+        backend.launch(select, places.grid, BLOCK_THREADS, arguments, stream)
+        total = base + 8 * layout.counters
+        backend.launch(add_up, 1, SUM_THREADS, _pack_sums(places.segments, sums, total), stream)
+        if layout.outputs:
+            backend.launch(write, places.grid, BLOCK_THREADS, arguments, stream)
 
     def _collect(
-        self, columns: Sequence[HostColumn], num_rows: int, addresses: list[int], stream: Any
+        self, columns: Sequence[HostColumn], places: _Places, base: int, stream: Any
     ) -> ProgramResult:
         """Copy what kernels wrote to host memory, as much of it as there are rows."""
-        backend, layout = self._backend, self._layout
-        acquire = default_pool().acquire
-        head = acquire(8 * (layout.counters + 1))
-        backend.download(head.address, addresses[0], head.nbytes, stream)
-        written = num_rows
+        download, acquire = self._backend.download, default_pool().acquire
+        written = places.num_rows
+        if self._has_head:
+            head = acquire(self._head_bytes)
+            download(head.address, base, self._head_bytes, stream)
         if self._filters:
-            backend.synchronize(stream)
-            written = _integers(head)[layout.counters]
+            self._backend.synchronize(stream)
+            written = self._head(head)[-1]
         blocks: list[WrittenBlocks] = []
-        bitmap_bytes = (written + 7) // 8
-        for number, out in enumerate(layout.outputs):
-            data = acquire(bitmap_bytes if out.is_bits else written * out.width_bytes)
-            backend.download(data.address, addresses[1 + 2 * number], data.nbytes, stream)
+        bitmap_bytes = (written + 7) >> 3
+        for (width_bytes, _), (data_place, validity_place) in zip(self._outputs, places.outputs, strict=True):
+            nbytes = written * width_bytes if width_bytes else bitmap_bytes
+            data = acquire(nbytes)
+            download(data.address, base + data_place, nbytes, stream)
             validity = None
-            if out.has_validity:
+            if validity_place:
                 validity = acquire(bitmap_bytes)
-                backend.download(validity.address, addresses[2 + 2 * number], bitmap_bytes, stream)
+                download(validity.address, base + validity_place, bitmap_bytes, stream)
             blocks.append((data, validity))
         chosen = None
-        if layout.selection is not None:
-            bits = acquire((num_rows + 7) // 8)
-            backend.download(bits.address, addresses[-1], bits.nbytes, stream)
-            chosen = Selection(bits, num_rows)
+        if self._layout.selection is not None:
+            nbytes = (places.num_rows + 7) >> 3
+            bits = acquire(nbytes)
+            download(bits.address, base + places.selection, nbytes, stream)
+            chosen = Selection(bits, places.num_rows)
             chosen.kept = written
-        backend.synchronize(stream)
-        counters = _integers(head)
+        self._backend.synchronize(stream)
+        counters = self._head(head)[:-1] if self._has_head else self._no_counters
         results = self._results.columns(blocks, written, counters, columns, chosen)
         return ProgramResult(results, written, sum(counters[: self._drops]))
+
+    def _head(self, head: HostBlock) -> tuple[int, ...]:
+        return self._read_head.unpack(ctypes.string_at(head.address, self._head_bytes))
 
     def _without_kernel(self, columns: Sequence[HostColumn], num_rows: int) -> ProgramResult:
         """Return the result of no rows, or of a program that hands every column on."""
@@ -256,8 +363,11 @@ class _Variant:
             (acquire(0), acquire(0) if out.has_validity else None) for out in self._layout.outputs
         ]
         chosen = Selection(acquire(0), num_rows) if self._layout.selection is not None else None
-        counters = [0] * self._layout.counters
-        return ProgramResult(self._results.columns(blocks, num_rows, counters, columns, chosen), num_rows, 0)
+        results = self._results.columns(blocks, num_rows, self._no_counters, columns, chosen)
+        return ProgramResult(results, num_rows, 0)
+
+
+_pack_sums = struct.Struct("<3q").pack
 
 
 def _library_functions(program: RecordProgram) -> list[str]:
@@ -265,9 +375,12 @@ def _library_functions(program: RecordProgram) -> list[str]:
     return sorted({str(n.attr) for n in nodes if n.op == "call" and n.attr in MATH_FUNCTIONS})
 
 
-def _packed(slots: Sequence[int]) -> bytes:
-    return struct.pack(f"<{len(slots)}Q", *(slot & (2**64 - 1) for slot in slots))
-
-
-def _integers(block: HostBlock) -> tuple[int, ...]:
-    return struct.unpack(f"<{block.nbytes // 8}q", ctypes.string_at(block.address, block.nbytes))
+@contextlib.contextmanager
+def _settled(backend: DeviceBackend, stream: Any) -> Iterator[None]:
+    """Wait for the work that is begun inside, whatever becomes of it: only then may others have its memory."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(DataFlareError):  # the first failure is the one to tell
+            backend.synchronize(stream)
+        raise

@@ -156,6 +156,11 @@ class CupyBackend(DeviceBackend):
             self._ring().finish()  # what came first is copied on while the rest comes
             stream.synchronize()
 
+    def wait_for(self, event: int) -> None:
+        """Wait for an event of another library, such as comes with its data."""
+        with self._here:
+            self._runtime.eventSynchronize(event)
+
     def memory(self) -> MemoryInfo:
         """Return how much memory the device has; what the pool holds for nobody is free."""
         free_bytes, total_bytes = self.driver_memory()

@@ -28,16 +28,19 @@ class KernelImage:
     entry: str
     slots: int
     architecture: str
+    from_disk: bool = False
+    """Whether it was in the cache on disk."""
 
 
 def image_of(kernel: KernelText, target: Target) -> KernelImage:
     """Compile a kernel, or load it from the cache."""
     key = _cache_key(kernel.text, target)
     data = cache.load(key)
+    from_disk = data is not None
     if data is None:
         data = _compile(kernel.text, target).encode()
         cache.save(key, data)
-    return KernelImage(data.decode(), kernel.entry, kernel.slots, target.cpu)
+    return KernelImage(data.decode(), kernel.entry, kernel.slots, target.cpu, from_disk)
 
 
 def _compile(text: str, target: Target) -> str:

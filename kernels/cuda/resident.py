@@ -22,7 +22,7 @@ from dataflare.kernels.cuda.device import DeviceBackend, DeviceBlock, pieces
 from dataflare.kernels.cuda.fused import CudaProgram
 from dataflare.kernels.cuda.launching import launcher_of
 from dataflare.kernels.cuda.taking import GatheredStrings, bitmap_slots, integers_at, take_values
-from dataflare.kernels.cuda.transfer import Upload
+from dataflare.kernels.cuda.transfer import Upload, planner
 from dataflare.kernels.errors import SchemaError
 from dataflare.kernels.llvm.layout import ColumnForm, ColumnLayout, OutputLayout, is_view
 from dataflare.kernels.llvm.results import Selection
@@ -217,9 +217,10 @@ class _Run:
     def _uploaded(self, layout: ColumnLayout, column: HostColumn) -> list[int]:
         """Copy what a kernel needs of a column in host memory: of nested types the validity."""
         tables = self._variant.compiled.dictionary_table
-        upload = Upload(self._layout, (layout.number,), (column,), self._rows, tables)
+        upload = Upload(self._rows)
+        planner(layout, tables)(column, upload)
         self._keep.append(upload)
-        return upload.send(self._backend, self.stream)
+        return upload.send(self._backend, self._scratch(upload.end_bytes).address, self.stream)
 
     def _slots(self, layout: ColumnLayout, column: DeviceColumn) -> list[int]:
         slots = [*bitmap_slots(column, 0)]

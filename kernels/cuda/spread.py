@@ -41,8 +41,16 @@ class SpreadProgram:
         self._programs = tuple(programs)
         self.program = programs[0].program
         self.device = "cuda"
-        self.compile_s = sum(program.compile_s for program in programs)
-        self.cache = programs[0].cache
+
+    @property
+    def compile_s(self) -> float:
+        """Seconds that compiling took so far, for all GPUs."""
+        return sum(program.compile_s for program in self._programs)
+
+    @property
+    def cache(self) -> str:
+        """Where the kernels came from, as of one GPU."""
+        return self._programs[0].cache
 
     def source(self) -> str:
         """Return the generated LLVM code, which is the same for all."""

@@ -1,173 +1,220 @@
 """Moves columns to a device and gives a kernel's argument block their addresses there.
 
 Only what the rows of a batch refer to is moved: a slice's own values, bits and offsets, and of a string column the
-bytes between the first and the last offset. All columns of a batch go into one block.
+bytes between the first and the last offset. What follows from types alone is decided once, by `planner`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 
-from dataflare.kernels.cuda.device import DeviceBackend, DeviceBlock, pieces
-from dataflare.kernels.llvm.layout import (
-    ColumnForm,
-    ColumnLayout,
-    ProgramLayout,
-    fixed_width_bytes,
-    string_form,
-)
+from dataflare.kernels.cuda.device import ALIGNMENT_BYTES, DeviceBackend, DeviceBlock
+from dataflare.kernels.llvm.layout import ColumnForm, ColumnLayout, fixed_width_bytes, string_form
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.dictionaries import without_null_entries
 from dataflare.kernels.udf.ir import StringOp
 
-__all__ = ["DictionaryTables", "Upload"]
-
-DictionaryTables = Callable[[StringOp, HostColumn], DeviceBlock]
-"""Returns the results of a string operation for each value of a dictionary, on the device."""
+__all__ = ["DictionaryTables", "Planner", "Upload", "aligned_bytes", "planner", "string_planner"]
 
 
 class Upload:
-    """What of a batch goes to a device, planned first and copied by `send`.
+    """What of a batch goes to a device: planned by a `Planner` for each column, then copied into one block by `send`.
 
     Parameters
     ----------
-    layout
-        Where a kernel looks for each column.
-    numbers
-        The numbers of the columns that are given, in order.
+    num_rows
+        Rows of the batch.
+    start_bytes
+        Where in the block the columns begin; aligned.
     """
 
-    def __init__(
-        self,
-        layout: ProgramLayout,
-        numbers: Sequence[int],
-        columns: Sequence[HostColumn],
-        num_rows: int,
-        tables: DictionaryTables,
-    ) -> None:
-        self.keep: list[Any] = []
-        self._num_rows = num_rows
-        self._tables = tables
-        self._sources: list[tuple[int, int]] = []  # host address, bytes
-        self._slots: list[tuple[int, int | None]] = []  # a number, and the source that it is relative to
-        self._tables_of_buffers: list[tuple[Any, list[int]]] = []
-        for number, column in zip(numbers, columns, strict=True):
-            self._add(layout.columns[number], column)
+    __slots__ = ("_buffer_tables", "_relative", "_stretches", "end_bytes", "keep", "num_rows", "slots")
 
-    @classmethod
-    def of_strings(cls, column: HostColumn) -> Upload:
-        """Return the plan for one plain string column; its slots are those of the column alone."""
-        form = string_form(column.type)
-        layout = ProgramLayout({0: ColumnLayout(0, column.type, form, 0, 4)}, (), None, 4, 0)
-        return cls(layout, (0,), (column,), column.length, _no_tables)
+    def __init__(self, num_rows: int, start_bytes: int = 0) -> None:
+        self.num_rows = num_rows
+        self.end_bytes = start_bytes
+        """Where in the block the columns end so far; aligned."""
+        self.slots: list[int] = []
+        """The slots of all columns; addresses count from the start of the block until `send`."""
+        self.keep: list[Any] = []
+        """What has to live until the work on the batch is done."""
+        self._relative: list[int] = []  # which slots are addresses in the block
+        self._stretches: list[tuple[int, int, int]] = []  # place in the block, address on the host, bytes
+        self._buffer_tables: list[tuple[Any, list[int]]] = []
 
     @property
     def nbytes(self) -> int:
         """Bytes that are copied."""
-        return sum(nbytes for _, nbytes in self._sources)
+        return sum(nbytes for _, _, nbytes in self._stretches)
 
-    def send(self, backend: DeviceBackend, stream: Any) -> list[int]:
-        """Copy, and return the slots of all columns; the block is in `keep`."""
-        places, total = pieces([nbytes for _, nbytes in self._sources])
-        base = 0
-        if self._sources:
-            block = backend.acquire(total)
-            self.keep.append(block)
-            base = block.address
-        for table, sources in self._tables_of_buffers:
-            struct.pack_into(f"<{len(sources)}Q", table, 0, *(base + places[i].offset for i in sources))
-        for (address, nbytes), place in zip(self._sources, places, strict=True):
-            backend.upload(base + place.offset, address, nbytes, stream)
-        return [
-            value if source is None else value + base + places[source].offset for value, source in self._slots
-        ]
+    def stretch(self, address: int, nbytes: int, minus: int = 0) -> None:
+        """Plan to copy a stretch of host memory; the next slot is its address on the device, less ``minus``."""
+        self._relative.append(len(self.slots))
+        self.slots.append(self._place(address, nbytes) - minus)
 
-    # --------------------------------------------------------------------------------------------- planning
-
-    def _source(self, address: int, nbytes: int) -> int:
-        if not nbytes:  # nothing is read; a place of one byte keeps addresses valid
-            buffer = ctypes.create_string_buffer(16)
-            self.keep.append(buffer)
-            address, nbytes = ctypes.addressof(buffer), 1
-        self._sources.append((address, nbytes))
-        return len(self._sources) - 1
-
-    def _bits(self, address: int, offset: int) -> None:
-        """Plan a bitmap from bit ``offset`` on: its address and the bit that it begins at."""
-        if not address:
-            self._slots += [(0, None), (0, None)]
-            return
-        source = self._source(address + (offset >> 3), ((offset & 7) + self._num_rows + 7) >> 3)
-        self._slots += [(0, source), (offset & 7, None)]
-
-    def _values(self, address: int, offset: int, width_bytes: int) -> None:
-        self._slots.append((0, self._source(address + offset * width_bytes, self._num_rows * width_bytes)))
-
-    def _add(self, layout: ColumnLayout, column: HostColumn) -> None:
-        if layout.form is ColumnForm.NONE:
-            self._bits(_validity(column, self.keep), column.offset)
-            return
-        if layout.form is ColumnForm.DICTIONARY:
-            column = without_null_entries(column)
-            self.keep.append(column)
-        elif pa.types.is_dictionary(column.type):  # compared with another column
-            column = HostColumn.from_arrow(column.to_arrow().cast(column.type.value_type))
-            self.keep.append(column)
-        addresses, offset = column.addresses, column.offset
-        self._bits(addresses[0] if column.null_count else 0, offset)
-        if layout.form is ColumnForm.FIXED:
-            self._values(addresses[1], offset, fixed_width_bytes(layout.type) or 0)
-        elif layout.form is ColumnForm.BITS:
-            self._bits(addresses[1], offset)
-        elif layout.form is ColumnForm.DICTIONARY:
-            self._values(addresses[1], offset, layout.type.index_type.bit_width // 8)
-            for op in layout.tables:
-                table = self._tables(op, column.dictionary)
-                self.keep.append(table)
-                self._slots.append((table.address, None))
-        elif layout.form is ColumnForm.VIEW:
-            self._views(column)
+    def bits(self, address: int, offset: int) -> None:
+        """Plan to copy a bitmap from bit ``offset`` on; the next slots are its address and the bit it begins at."""
+        if address:
+            bit = offset & 7
+            self.stretch(address + (offset >> 3), (bit + self.num_rows + 7) >> 3)
+            self.slots.append(bit)
         else:
-            self._strings(column, 8 if layout.form is ColumnForm.STRING64 else 4)
+            self.slots += (0, 0)
 
-    def _strings(self, column: HostColumn, width_bytes: int) -> None:
+    def buffers(self, buffers: list[Any]) -> None:
+        """Plan to copy whole buffers; the next slot is the address of a table of their addresses on the device."""
+        self.keep.append(buffers)
+        places = [self._place(buffer.address, buffer.size) for buffer in buffers if buffer is not None]
+        table = ctypes.create_string_buffer(8 * max(1, len(places)))
+        self._buffer_tables.append((table, places))
+        self.keep.append(table)
+        self.stretch(ctypes.addressof(table), len(table))
+
+    def send(self, backend: DeviceBackend, base: int, stream: Any) -> list[int]:
+        """Copy into the block at ``base``, of at least `end_bytes`, and return the slots of all columns."""
+        for table, places in self._buffer_tables:
+            struct.pack_into(f"<{len(places)}Q", table, 0, *(base + place for place in places))
+        for place, address, nbytes in self._stretches:
+            backend.upload(base + place, address, nbytes, stream)
+        slots = self.slots
+        for number in self._relative:
+            slots[number] += base
+        return slots
+
+    def _place(self, address: int, nbytes: int) -> int:
+        place = self.end_bytes
+        if nbytes:
+            self._stretches.append((place, address, nbytes))
+            self.end_bytes = place + aligned_bytes(nbytes)
+        else:  # nothing is read, but an address is an address
+            self.end_bytes = place + ALIGNMENT_BYTES
+        return place
+
+
+def aligned_bytes(nbytes: int) -> int:
+    """Return the bytes that a column of ``nbytes`` takes in a block."""
+    return (nbytes + ALIGNMENT_BYTES - 1) & -ALIGNMENT_BYTES
+
+
+DictionaryTables = Callable[[StringOp, HostColumn], DeviceBlock]
+"""Returns the results of a string operation for each value of a dictionary, on the device."""
+
+Planner = Callable[[HostColumn, Upload], None]
+"""Plans to copy what a kernel reads of one input column."""
+
+
+def planner(layout: ColumnLayout, tables: DictionaryTables, *, is_read: bool = True) -> Planner:
+    """Return what plans the slots of one input column; one that no kernel reads stays where it is."""
+    if not is_read:
+        return _unread_planner(layout.slots)
+    if layout.form is ColumnForm.NONE:
+        return _only_validity
+    if layout.form is ColumnForm.DICTIONARY:
+        return _dictionary_planner(layout, tables)
+    if layout.form is ColumnForm.FIXED:
+        return _fixed_planner(fixed_width_bytes(layout.type) or 0)
+    if layout.form is ColumnForm.BITS:
+        return _bits
+    if pa.types.is_dictionary(layout.type):  # compared with another column
+        return _decoded_planner(layout.type.value_type)
+    return string_planner(layout.type)
+
+
+def string_planner(data_type: pa.DataType) -> Planner:
+    """Return what plans the slots of a plain string column: validity, then offsets and bytes, or views and buffers."""
+    form = string_form(data_type)
+    if form is ColumnForm.VIEW:
+        return _views
+    width_bytes, integer = (8, ctypes.c_int64) if form is ColumnForm.STRING64 else (4, ctypes.c_int32)
+
+    def strings(column: HostColumn, upload: Upload) -> None:
+        _validity(column, upload)
         _, offsets, data = column.addresses
-        if not self._num_rows or not offsets:
-            self._slots += [(0, self._source(0, 0)), (0, self._source(0, 0))]
+        rows = upload.num_rows
+        if not rows or not offsets:
+            upload.stretch(0, 0)
+            upload.stretch(0, 0)
             return
         start = offsets + column.offset * width_bytes
-        integer = ctypes.c_int64 if width_bytes == 8 else ctypes.c_int32
         first = integer.from_address(start).value
-        last = integer.from_address(start + self._num_rows * width_bytes).value
-        self._slots.append((0, self._source(start, (self._num_rows + 1) * width_bytes)))
-        self._slots.append((-first, self._source(data + first, last - first)))
+        last = integer.from_address(start + rows * width_bytes).value
+        upload.stretch(start, (rows + 1) * width_bytes)
+        upload.stretch(data + first, last - first, minus=first)
 
-    def _views(self, column: HostColumn) -> None:
-        """Plan views and the buffers that they point into; a kernel finds these by a table of addresses."""
-        self._values(column.addresses[1], column.offset, 16)
-        buffers = column.to_arrow().buffers()[2:]
-        self.keep.append(buffers)
-        sources = [self._source(buffer.address, buffer.size) for buffer in buffers if buffer is not None]
-        table = ctypes.create_string_buffer(8 * max(1, len(sources)))
-        self._slots.append((0, self._source(ctypes.addressof(table), len(table))))
-        self._tables_of_buffers.append((table, sources))
+    return strings
 
 
-def _no_tables(op: StringOp, dictionary: HostColumn) -> DeviceBlock:
-    raise AssertionError("plain strings have no dictionary")
+def _unread_planner(slots: int) -> Planner:
+    empty = (0,) * slots
+
+    def unread(column: HostColumn, upload: Upload) -> None:
+        upload.slots += empty
+
+    return unread
 
 
-def _validity(column: HostColumn, keep: list[Any]) -> int:
-    """Return the address of a column's validity bitmap, of whatever type it is."""
-    if not column.null_count:
-        return 0
-    if column.addresses:
-        return column.addresses[0]
+def _validity(column: HostColumn, upload: Upload) -> None:
+    if column.null_count:
+        upload.bits(column.addresses[0], column.offset)
+    else:
+        upload.slots += (0, 0)
+
+
+def _only_validity(column: HostColumn, upload: Upload) -> None:
+    if not column.null_count or column.addresses:
+        _validity(column, upload)
+        return
     buffer = column.to_arrow().buffers()[0]  # nested types
-    keep.append(buffer)
-    return 0 if buffer is None else int(buffer.address)
+    upload.keep.append(buffer)
+    upload.bits(0 if buffer is None else buffer.address, column.offset)
+
+
+def _fixed_planner(width_bytes: int) -> Planner:
+    def fixed(column: HostColumn, upload: Upload) -> None:
+        _validity(column, upload)
+        upload.stretch(column.addresses[1] + column.offset * width_bytes, upload.num_rows * width_bytes)
+
+    return fixed
+
+
+def _bits(column: HostColumn, upload: Upload) -> None:
+    _validity(column, upload)
+    upload.bits(column.addresses[1], column.offset)
+
+
+def _dictionary_planner(layout: ColumnLayout, tables: DictionaryTables) -> Planner:
+    indices = _fixed_planner(layout.type.index_type.bit_width // 8)
+
+    def dictionary(column: HostColumn, upload: Upload) -> None:
+        column = without_null_entries(column)
+        upload.keep.append(column)
+        indices(column, upload)
+        for op in layout.tables:
+            table = tables(op, column.dictionary)
+            upload.keep.append(table)
+            upload.slots.append(table.address)
+
+    return dictionary
+
+
+def _decoded_planner(value_type: pa.DataType) -> Planner:
+    plain = string_planner(value_type)
+
+    def decoded(column: HostColumn, upload: Upload) -> None:
+        column = HostColumn.from_arrow(column.to_arrow().cast(value_type))
+        upload.keep.append(column)
+        plain(column, upload)
+
+    return decoded
+
+
+def _views(column: HostColumn, upload: Upload) -> None:
+    """Plan views and the buffers that they point into; a kernel finds these by a table of addresses."""
+    _validity(column, upload)
+    upload.stretch(column.addresses[1] + 16 * column.offset, 16 * upload.num_rows)
+    upload.buffers(column.to_arrow().buffers()[2:])

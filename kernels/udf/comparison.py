@@ -203,6 +203,8 @@ def contains(scope: Scope, item: Value, container: Value) -> Value:
         candidates = container.items
     else:
         scope.fail(f"`in` {describe(container)} is not available", "use a tuple, list or set of constants")
+    if isinstance(item, Constant) and isinstance(item.value, tuple):
+        item = Group(tuple(Constant(part) for part in item.value))
     if isinstance(item, Group) and item.names is None:
         return _contains_tuple(scope, item, candidates)
     operand = item if isinstance(item, Derived) else scope.operand(item)

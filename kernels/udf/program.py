@@ -47,7 +47,7 @@ from dataflare.kernels.udf.values import (
     typed,
 )
 
-__all__ = ["Lowered", "Output", "RecordProgram", "SimplePredicate", "build_program"]
+__all__ = ["Lowered", "Output", "RecordProgram", "SimplePredicate", "build_program", "columns_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class RecordProgram:
     @cached_property
     def read_columns(self) -> tuple[str, ...]:
         """Names of the input columns that the functions read."""
-        read = _columns_of([node for _, node in self.nullable.roots]) | _source_columns(self.nullable.outputs)
+        read = columns_of([node for _, node in self.nullable.roots]) | _source_columns(self.nullable.outputs)
         return tuple(self.input_schema.names[i] for i in sorted(read))
 
     @cached_property
@@ -227,7 +227,7 @@ def _build(stages: Sequence[Stage], schema: pa.Schema) -> RecordProgram:
         else:
             field = pa.field(output.name, output.type, nullable=output.valid is not None)
         fields.append(field)
-    used = _columns_of([node for _, node in nullable.roots]) | _source_columns(nullable.outputs)
+    used = columns_of([node for _, node in nullable.roots]) | _source_columns(nullable.outputs)
     used |= {o.carried for o in nullable.outputs if o.carried is not None}
     functions = tuple(describe_function(fn) for stage in stages for fn in _functions(stage))
     metadata: Any = schema.metadata if all(isinstance(s, FilterStage) for s in stages) else None
@@ -405,7 +405,7 @@ def _text_output(name: str, value: Text, schema: pa.Schema) -> Output:
     return Output(name, kind, node=value.code, valid=value.valid, value=INT32, sources=value.sources)
 
 
-def _columns_of(roots: list[Node]) -> set[int]:
+def columns_of(roots: list[Node]) -> set[int]:
     """Return the numbers of all columns that nodes read."""
     found: set[int] = set()
     for node in nodes_of(roots):

@@ -318,3 +318,36 @@ class TestHarness:
         assert run.peak_rss_bytes > 64 * 2**20
         with pytest.raises(RuntimeError, match="no such thing"):
             run_child(["-c", "raise SystemExit('no such thing')"])
+
+
+def test_the_gpu_table_runs_on_the_emulated_gpu(tmp_path: Path) -> None:
+    path, picture = tmp_path / "gpu.json", tmp_path / "gpu.png"
+    options = ("--device", "cuda:emulated", "--terms", "1,4", "--rounds", "1", "--plot", str(picture))
+    report = run_table("gpu", *options, json_path=path)
+    assert [section["terms"] for section in report["sections"]] == [1, 4]  # type: ignore[attr-defined, index]
+    for section in report["sections"]:  # type: ignore[attr-defined]
+        assert [point["rows"] for point in section["points"]] == [100, 2000]
+        assert set(section["crossover_rows"]) == {"streamed", "resident"}
+        assert all(seconds > 0 for point in section["points"] for seconds in point["s"].values())
+    assert picture.stat().st_size > 10_000
+
+
+def test_the_gpu_table_says_why_there_is_nothing_to_measure() -> None:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("PYTHONSAFEPATH", None)
+    command = [sys.executable, "-m", "benchmarks.gpu"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to measure: the device 'cuda' cannot be used" in " ".join(done.stdout.split())
+
+
+def test_the_gpu_begins_to_win_where_it_keeps_winning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.gpu import crossover_rows
+
+    points = [
+        {"rows": rows, "s": {"cpu": cpu, "streamed": gpu}}
+        for rows, cpu, gpu in ((10, 1.0, 0.5), (100, 2.0, 3.0), (1000, 9.0, 4.0), (10_000, 90.0, 5.0))
+    ]
+    assert crossover_rows(points, "streamed") == 1000
+    assert crossover_rows(points[:2], "streamed") is None

@@ -1,8 +1,8 @@
 """Runs random chains on the emulated GPU against the CPU, bit for bit, and against plain Python.
 
 ``PYTHONPATH=build/typing:tests python -m chains.emulated 0 20000`` runs the chains 0 to 19999; ``--part 1/2`` of them
-for the first of two processes. Each chain is made for one of several architectures and runs with an order of blocks,
-warps and atomics of its own, on its batch and on batches that end within warps, words and segments. A chain that
+for the first of two processes. Each chain is made for one of several architectures and runs with an order of blocks
+and atomics of its own, on its batch and on batches that end within warps, words and segments. A chain that
 differs or faults is printed and the others go on; the last line counts them.
 """
 
@@ -18,10 +18,9 @@ from pathlib import Path
 
 import pyarrow as pa
 from chains.batches import random_batch
-from chains.running import Outcome, run, run_compiled
-from chains.steps import Chain, load, random_chain, stages_of
+from chains.running import assert_as_on_cpu, run, run_compiled
+from chains.steps import load, random_chain, stages_of
 
-from dataflare.kernels.cpu.target import host_target
 from dataflare.kernels.cuda.codegen import SEGMENT_ROWS
 from dataflare.kernels.cuda.emulated import EmulatedBackend
 from dataflare.kernels.cuda.fused import compile_cuda
@@ -58,17 +57,11 @@ def compare(seed: int, folder: Path) -> bool:
             return False
         raise
     for batch in batches(seed, first):
-        made = run_compiled(compiled, batch)
-        check(made, run("cpu", stages, batch), run("python", stages, batch), chain)
+        made, expected = run_compiled(compiled, batch), run("python", stages, batch)
+        assert_as_on_cpu(made, stages, batch)
+        assert_batches_equal(made.batch, expected.batch, ulp=4, ulp_columns=sorted(chain.rough))
+        assert made.rows_dropped_null_predicate == expected.rows_dropped_null_predicate
     return True
-
-
-def check(made: Outcome, on_cpu: Outcome, expected: Outcome, chain: Chain) -> None:
-    """Assert that a result is the CPU's to the bit, and plain Python's but for functions such as ``sin``."""
-    if host_target().own_math:  # a CPU without fused multiplication has functions of its own
-        assert_batches_equal(made.batch, on_cpu.batch)
-    assert_batches_equal(made.batch, expected.batch, ulp=4, ulp_columns=sorted(chain.rough))
-    assert made.rows_dropped_null_predicate == expected.rows_dropped_null_predicate
 
 
 def main() -> int:

@@ -19,18 +19,15 @@ from pathlib import Path
 
 import pyarrow as pa
 from chains.batches import random_batch
-from chains.running import Outcome, run, run_compiled
+from chains.running import Outcome, compiled_for, run, run_compiled
 from chains.steps import Chain, load, random_chain, stages_of
 
-from dataflare.kernels.cpu import jit
-from dataflare.kernels.cpu.codegen import generate
-from dataflare.kernels.cpu.fused import CpuProgram
 from dataflare.kernels.cpu.target import host_target, level_target
 from dataflare.kernels.errors import CompileError
 from dataflare.kernels.guarded import GuardedProgram
 from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.guarded import GUARD_VARIABLE, placement_asked_for
-from dataflare.kernels.udf.program import RecordProgram, build_program
+from dataflare.kernels.udf.program import build_program
 from dataflare.testing import assert_batches_equal
 
 LEVELS = ("host", "plain", "x86-64", "x86-64-v3", "x86-64-v4")
@@ -60,13 +57,6 @@ def target_of(level: str) -> Target | None:
         return None
     target = level_target(level)
     return target if target.register_bytes <= host.register_bytes else None
-
-
-def compiled_for(program: RecordProgram, target: Target) -> CpuProgram:
-    """Compile a program for a CPU, past the cache."""
-    generated = generate(program, target)
-    code = jit.load_object(jit.assemble(generated.text, target))
-    return CpuProgram(program, generated, target, code, "compiled", 0.0)
 
 
 def batches(seed: int, first: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

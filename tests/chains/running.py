@@ -1,4 +1,7 @@
-"""Runs a chain of steps over one batch on a device: at once, and in two blocks that two workers share."""
+"""Runs a chain of steps over one batch on a device: at once, and in two blocks that two workers share.
+
+Programs can be compiled for a device by name, or for a target: a kind of CPU, or the emulated GPU.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,15 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from dataflare.kernels.backend import CompiledProgram, InputBlock, compile_program
+from dataflare.kernels.cpu import jit
+from dataflare.kernels.cpu.codegen import generate
+from dataflare.kernels.cpu.fused import CpuProgram
+from dataflare.kernels.cpu.target import host_target
+from dataflare.kernels.cuda.emulated import default_emulator
+from dataflare.kernels.cuda.fused import compile_cuda
+from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.column import HostColumn
-from dataflare.kernels.udf.program import build_program
+from dataflare.kernels.udf.program import RecordProgram, build_program
 from dataflare.kernels.udf.stages import Stage
 from dataflare.testing import assert_batches_equal
 
@@ -25,6 +35,24 @@ class Outcome:
 def run(device: str, stages: Sequence[Stage], batch: pa.RecordBatch) -> Outcome:
     """Compile a chain of steps for a device and run it."""
     return run_compiled(compile_program(build_program(stages, batch.schema), device=device), batch)
+
+
+def compiled_for(program: RecordProgram, target: Target) -> CompiledProgram:
+    """Compile a program for a kind of CPU, past the cache, or for the emulated GPU if it is its target."""
+    if target == default_emulator().target:
+        return compile_cuda(program, default_emulator())
+    generated = generate(program, target)
+    code = jit.load_object(jit.assemble(generated.text, target))
+    return CpuProgram(program, generated, target, code, "compiled", 0.0)
+
+
+def assert_as_on_cpu(made: Outcome, stages: Sequence[Stage], batch: pa.RecordBatch) -> None:
+    """Assert that another compiled device made of a batch what the CPU makes of it, to the bit.
+
+    A CPU without fused multiplication computes functions such as ``exp`` otherwise; nothing is asserted there.
+    """
+    if host_target().own_math:
+        assert_batches_equal(made.batch, run("cpu", stages, batch).batch)
 
 
 def run_compiled(

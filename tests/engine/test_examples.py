@@ -50,6 +50,15 @@ def test_the_jobs_write_the_same() -> None:
     assert 0 < one.num_rows < 70_774
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_emulated_gpu_writes_the_same_file() -> None:
+    job = str(EXAMPLES / "flights.toml")
+    for device in ("cpu", "cuda:emulated"):
+        assert main(["run", job, "--device", device, "--set", f"sink.path={device}.parquet", "-q"]) == 0
+    assert Path("cuda:emulated.parquet").read_bytes() == Path("cpu.parquet").read_bytes()
+
+
 def test_a_wrong_file_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["run", str(EXAMPLES / "flights.toml"), "--set", "constants.late=16", "-q"]) == 0
     with pytest.raises(SystemExit, match="rows are missing"):

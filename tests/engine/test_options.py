@@ -27,7 +27,6 @@ def test_defaults() -> None:
     options = resolve()
     assert options == RunOptions()
     assert options.device == "auto"
-    assert options.compute_device == "cpu"
     assert options.runtime == "local"
     assert options.workers is None
     assert options.memory_limit is None

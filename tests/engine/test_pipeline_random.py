@@ -121,12 +121,14 @@ def chains(draw: st.DrawFn) -> list[Step]:
 
 @given(steps=chains())
 @settings(max_examples=max(40, settings.default.max_examples // 5))
-def test_a_fused_chain_gives_what_its_steps_give_one_by_one(file: Path, steps: list[Step]) -> None:
+def test_a_fused_chain_gives_what_its_steps_give_one_by_one(
+    file: Path, compiled_device: str, steps: list[Step]
+) -> None:
     chain = flare.read_parquet(file)
     one_by_one = TABLE
     for step in steps:
         chain = step(chain)
         one_by_one = step(flare.from_arrow(one_by_one)).to_arrow(device="python")
     assert chain.schema.equals(one_by_one.schema)
-    assert chain.collect(device="cpu").to_pylist() == one_by_one.to_pylist()
-    assert chain.count(device="cpu") == one_by_one.num_rows
+    assert chain.collect(device=compiled_device).to_pylist() == one_by_one.to_pylist()
+    assert chain.count(device=compiled_device) == one_by_one.num_rows

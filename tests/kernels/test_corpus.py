@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from chains.running import assert_as_on_cpu
 
 from dataflare.kernels.errors import CompileError
 from dataflare.kernels.llvm.target import MATH_FUNCTIONS
@@ -63,16 +64,18 @@ def test_there_are_enough_functions_and_no_two_of_one_name() -> None:
 
 
 @pytest.mark.parametrize("entry", [pytest.param(e, id=e.name) for e in ENTRIES if not e.refused])
-def test_it_gives_what_plain_python_gives(entry: Any, run_on: Any) -> None:
+def test_it_gives_what_plain_python_gives(entry: Any, compiled_device: str, run_on: Any) -> None:
     batch = batch_for(entry)
     stages = [outcome.stage_of(entry)]
     for part in (batch, batch.slice(7, 1)):
-        made, expected = run_on("cpu", stages, part), run_on("python", stages, part)
+        made, expected = run_on(compiled_device, stages, part), run_on("python", stages, part)
         compare = (
             assert_close if is_approximate(build_program(stages, batch.schema)) else assert_batches_equal
         )
         compare(made.batch, expected.batch)
         assert made.rows_dropped_null_predicate == expected.rows_dropped_null_predicate
+        if compiled_device != "cpu":
+            assert_as_on_cpu(made, stages, part)
 
 
 @pytest.mark.parametrize("entry", [pytest.param(e, id=e.name) for e in ENTRIES])

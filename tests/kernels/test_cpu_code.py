@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from chains.running import compiled_for
 
 from dataflare.kernels.backend import InputBlock, compile_program
 from dataflare.kernels.cpu import jit
@@ -29,17 +30,10 @@ from dataflare.kernels.udf.stages import FilterStage, MapStage, SelectStage, Sta
 ROWS = 1003  # not a multiple of any vector
 
 
-def compiled(program: RecordProgram, target: Target) -> CpuProgram:
-    generated = generate(program, target)
-    return CpuProgram(
-        program, generated, target, jit.load_object(jit.assemble(generated.text, target)), "compiled", 0.0
-    )
-
-
 def run(stages: Sequence[Stage], table: pa.RecordBatch, target: Target) -> pa.Table:
     program = build_program(stages, table.schema)
     columns = [HostColumn.from_arrow(table.column(name)) for name in program.required_columns]
-    result = compiled(program, target).run(columns, len(table))
+    result = compiled_for(program, target).run(columns, len(table))
     out = pa.table([c.to_arrow() for c in result.columns], schema=program.output_schema)
     out.validate(full=True)
     assert result.num_rows == len(out)
@@ -232,7 +226,7 @@ def test_a_column_that_is_only_passed_on_is_not_copied() -> None:
     batch = pa.record_batch({"x": pa.array([1.0, 2.0]), "s": pa.array(["a", "b"])})
     program = build_program([MapStage(lambda r: {"s": r.s, "x": r.x, "y": r.x * 2})], batch.schema)
     columns = [HostColumn.from_arrow(batch.column(n)) for n in program.required_columns]
-    result = compiled(program, host_target()).run(columns, 2)
+    result = compiled_for(program, host_target()).run(columns, 2)
     assert result.columns[0] is columns[program.required_columns.index("s")]
     assert result.columns[1] is columns[program.required_columns.index("x")]
 
@@ -243,7 +237,7 @@ def test_nulls_dropped_by_a_condition_are_counted_apart_from_false() -> None:
     )
     program = build_program([FilterStage(lambda r: r.x > 1), FilterStage(lambda r: r.y > 1)], batch.schema)
     columns = [HostColumn.from_arrow(batch.column(n)) for n in program.required_columns]
-    result = compiled(program, host_target()).run(columns, len(batch))
+    result = compiled_for(program, host_target()).run(columns, len(batch))
     assert result.num_rows == 7
     assert result.rows_dropped_null_predicate == 7 * 3  # two null x, and one null y among those with x > 1
 
@@ -252,7 +246,7 @@ def test_pieces_of_one_result_fit_together() -> None:
     rng = np.random.default_rng(4)
     batch = pa.record_batch({"x": pa.array(rng.random(1000), mask=np.arange(1000) // 200 == 1)})
     program = build_program([MapStage(lambda r: {"y": r.x * 2, "big": r.x > 0.5})], batch.schema)
-    code = compiled(program, host_target())
+    code = compiled_for(program, host_target())
     ends = (128, 640, 1000)
     blocks = [
         InputBlock((HostColumn.from_arrow(batch.column("x").slice(start, end - start)),), end - start)
@@ -273,7 +267,7 @@ def test_a_result_does_not_depend_on_where_a_record_stands() -> None:
     batch = pa.record_batch({"x": pa.array(values)})
     stages = [MapStage(lambda r: {"y": math.log1p(r.x) ** 1.7 + math.sin(r.x)})]
     program = build_program(stages, batch.schema)
-    code = compiled(program, host_target())
+    code = compiled_for(program, host_target())
     column = HostColumn.from_arrow(batch.column("x"))
     whole = code.run([column], ROWS).columns[0].to_arrow().to_pylist()
     one_by_one = [
@@ -415,7 +409,7 @@ def test_code_is_the_same_every_time() -> None:
 
 def test_nulls_that_the_schema_denies_are_an_error() -> None:
     schema = pa.schema([pa.field("x", pa.int64(), nullable=False)])
-    code = compiled(build_program([MapStage(lambda r: {"y": r.x + 1})], schema), host_target())
+    code = compiled_for(build_program([MapStage(lambda r: {"y": r.x + 1})], schema), host_target())
     with pytest.raises(SchemaError, match="column 'x' is declared without nulls and has 1 here"):
         code.run([HostColumn.from_arrow(pa.array([1, None, 3]))], 3)
 

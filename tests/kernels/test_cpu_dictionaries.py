@@ -7,10 +7,11 @@ import itertools
 import numpy as np
 import pyarrow as pa
 import pytest
+from chains.running import compiled_for
 
+from dataflare.kernels.backend import CompiledProgram
 from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.codegen import generate
-from dataflare.kernels.cpu.fused import CpuProgram
 from dataflare.kernels.cpu.target import level_target
 from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.column import HostColumn
@@ -30,14 +31,11 @@ INDEX_TYPES = [
 ]
 
 
-def compiled(stages: list[Stage], schema: pa.Schema, target: Target) -> CpuProgram:
-    program = build_program(stages, schema)
-    generated = generate(program, target)
-    code = jit.load_object(jit.assemble(generated.text, target))
-    return CpuProgram(program, generated, target, code, "compiled", 0.0)
+def compiled(stages: list[Stage], schema: pa.Schema, target: Target) -> CompiledProgram:
+    return compiled_for(build_program(stages, schema), target)
 
 
-def run(program: CpuProgram, batch: pa.RecordBatch) -> list[dict[str, object]]:
+def run(program: CompiledProgram, batch: pa.RecordBatch) -> list[dict[str, object]]:
     columns = [HostColumn.from_arrow(batch.column(name)) for name in program.program.required_columns]
     result = program.run(columns, len(batch))
     schema = program.program.output_schema

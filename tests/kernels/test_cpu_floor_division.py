@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from chains.running import compiled_for
 
-from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.codegen import generate
-from dataflare.kernels.cpu.fused import CpuProgram
 from dataflare.kernels.cpu.target import host_target
+from dataflare.kernels.cuda.emulated import default_emulator
 from dataflare.kernels.dtypes import INT64, UINT64, ValueType
 from dataflare.kernels.llvm.floor_division import magnitude_bits
 from dataflare.kernels.llvm.target import Target
@@ -55,8 +55,10 @@ CONSTANTS = (
 )
 
 
-@pytest.fixture(params=["host", "plain"])
+@pytest.fixture(params=["host", "plain", "cuda:emulated"])
 def target(request: pytest.FixtureRequest) -> Target:
+    if request.param == "cuda:emulated":
+        return default_emulator().target
     if request.param == "host":
         return host_target()
     features = ",".join(f for f in host_target().features.split(",") if not f.startswith(("+avx512", "+fma")))
@@ -65,10 +67,8 @@ def target(request: pytest.FixtureRequest) -> Target:
 
 def run(fn: Callable[[Any], Any], batch: pa.RecordBatch, target: Target) -> dict[str, list[Any]]:
     program = build_program([MapStage(fn)], batch.schema)
-    generated = generate(program, target)
-    loaded = jit.load_object(jit.assemble(generated.text, target))
     columns = [HostColumn.from_arrow(batch.column(name)) for name in program.required_columns]
-    result = CpuProgram(program, generated, target, loaded, "compiled", 0.0).run(columns, len(batch))
+    result = compiled_for(program, target).run(columns, len(batch))
     names = program.output_schema.names
     return {name: column.to_arrow().to_pylist() for name, column in zip(names, result.columns, strict=True)}
 

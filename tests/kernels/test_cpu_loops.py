@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from chains.running import compiled_for
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dataflare.kernels.cpu import jit
 from dataflare.kernels.cpu.codegen import generate
-from dataflare.kernels.cpu.fused import CpuProgram
 from dataflare.kernels.cpu.target import level_target
 from dataflare.kernels.llvm.division import reciprocal
 from dataflare.kernels.llvm.target import Target
@@ -32,11 +32,8 @@ ROWS = 1003  # not a multiple of any vector
 
 
 def results(program: RecordProgram, batch: pa.RecordBatch, target: Target) -> dict[str, list[Any]]:
-    generated = generate(program, target)
-    loaded = jit.load_object(jit.assemble(generated.text, target))
-    code = CpuProgram(program, generated, target, loaded, "compiled", 0.0)
     columns = [HostColumn.from_arrow(batch.column(name)) for name in program.required_columns]
-    result = code.run(columns, len(batch))
+    result = compiled_for(program, target).run(columns, len(batch))
     names = program.output_schema.names
     return {n: c.to_arrow().to_pylist() for n, c in zip(names, result.columns, strict=True)}
 

@@ -59,13 +59,20 @@ def strings(seed: int, count: int, *, longest: int, literal: str = "") -> list[s
     return found
 
 
-def results(run_on: Any, texts: pa.Array[Any], fn: Callable[[Any], Any]) -> list[Any]:
-    return run_on("cpu", [MapStage(fn)], pa.record_batch({"s": texts})).batch.column(0).to_pylist()
+@pytest.fixture
+def results(compiled_device: str, run_on: Any) -> Callable[[pa.Array[Any], Callable[[Any], Any]], list[Any]]:
+    """Return ``results(texts, fn)``: what a function of one string gives on a device."""
+
+    def results(texts: pa.Array[Any], fn: Callable[[Any], Any]) -> list[Any]:
+        batch = pa.record_batch({"s": texts})
+        return list(run_on(compiled_device, [MapStage(fn)], batch).batch.column(0).to_pylist())
+
+    return results
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=str)
 @pytest.mark.parametrize("literal", LITERALS, ids=ascii)
-def test_short_literals(kind: Any, literal: str, run_on: Any) -> None:
+def test_short_literals(kind: Any, literal: str, results: Any) -> None:
     texts = strings(len(literal), 203, longest=14, literal=literal)
     array = pa.array(texts, kind.value_type if pa.types.is_dictionary(kind) else kind).cast(kind)
     for start in (0, 1, 5):
@@ -75,12 +82,12 @@ def test_short_literals(kind: Any, literal: str, run_on: Any) -> None:
             (lambda r: {"x": r.s.startswith(literal)}, lambda t: t.startswith(literal)),
             (lambda r: {"x": r.s.endswith(literal)}, lambda t: t.endswith(literal)),
         ):
-            assert results(run_on, part, fn) == [None if t is None else rule(t) for t in expected]
+            assert results(part, fn) == [None if t is None else rule(t) for t in expected]
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=str)
 @pytest.mark.parametrize("longest", [0, 1, 9])
-def test_lengths(kind: Any, longest: int, run_on: Any) -> None:
+def test_lengths(kind: Any, longest: int, results: Any) -> None:
     texts = [
         *strings(longest, 100, longest=longest),
         *("plain", "", "ascii text") * 20,
@@ -90,21 +97,21 @@ def test_lengths(kind: Any, longest: int, run_on: Any) -> None:
     array = pa.array(texts, kind.value_type if pa.types.is_dictionary(kind) else kind).cast(kind)
     for start in (0, 3, 150):
         expected = [None if t is None else len(t) for t in texts[start:]]
-        assert results(run_on, array.slice(start), lambda r: {"x": len(r.s)}) == expected
+        assert results(array.slice(start), lambda r: {"x": len(r.s)}) == expected
 
 
 @pytest.mark.parametrize(
     "texts", [[""] * 9, ["a"] + [""] * 8, ["abc"] + [""] * 20, ["", *["é"] * 3, *[""] * 9]]
 )
-def test_fewer_bytes_than_a_register_reads(texts: list[str], run_on: Any) -> None:
+def test_fewer_bytes_than_a_register_reads(texts: list[str], results: Any) -> None:
     array = pa.array(texts, pa.string())
-    assert results(run_on, array, lambda r: {"x": r.s == "a"}) == [t == "a" for t in texts]
-    assert results(run_on, array, lambda r: {"x": r.s == "abcde"}) == [False] * len(texts)
-    assert results(run_on, array, lambda r: {"x": len(r.s)}) == [len(t) for t in texts]
+    assert results(array, lambda r: {"x": r.s == "a"}) == [t == "a" for t in texts]
+    assert results(array, lambda r: {"x": r.s == "abcde"}) == [False] * len(texts)
+    assert results(array, lambda r: {"x": len(r.s)}) == [len(t) for t in texts]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="protects a page of memory")
-def test_nothing_is_read_behind_the_last_string(run_on: Any) -> None:
+def test_nothing_is_read_behind_the_last_string(results: Any) -> None:
     """The strings end where the memory ends: the page behind them may not be touched."""
     pages = mmap.mmap(-1, 2 * mmap.PAGESIZE)
     start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
@@ -115,9 +122,9 @@ def test_nothing_is_read_behind_the_last_string(run_on: Any) -> None:
     memory = pa.foreign_buffer(start + mmap.PAGESIZE - len(data), len(data), base=pages)
     array = pa.StringArray.from_buffers(len(texts), pa.array(texts).buffers()[1], memory)
     for known in ("x", "abc", "abcde", "abcdefghij"):
-        made = results(run_on, array, lambda r, known=known: {"x": r.s == known or r.s.endswith(known)})
+        made = results(array, lambda r, known=known: {"x": r.s == known or r.s.endswith(known)})
         assert made == [t.endswith(known) for t in texts]
-    assert results(run_on, array, lambda r: {"x": len(r.s)}) == [len(t) for t in texts]
+    assert results(array, lambda r: {"x": len(r.s)}) == [len(t) for t in texts]
 
 
 def test_what_is_done_in_groups_is_what_is_said() -> None:
@@ -147,8 +154,8 @@ def test_a_group_is_compared_without_a_call_for_each_string() -> None:
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=str)
-def test_no_rows_and_no_entries(kind: Any, run_on: Any) -> None:
+def test_no_rows_and_no_entries(kind: Any, results: Any) -> None:
     for texts in (pa.array([], kind), pa.nulls(9, kind)):
         expected = [None] * len(texts)
-        assert results(run_on, texts, lambda r: {"x": r.s.startswith("ab")}) == expected
-        assert results(run_on, texts, lambda r: {"x": len(r.s)}) == expected
+        assert results(texts, lambda r: {"x": r.s.startswith("ab")}) == expected
+        assert results(texts, lambda r: {"x": len(r.s)}) == expected

@@ -17,6 +17,7 @@ from fakes.cupy_on_emulator import FakeCuda, device_found, install
 
 import dataflare as flare
 from dataflare.execute.prepare import prepare_run
+from dataflare.kernels.cuda import arrow_device
 from dataflare.kernels.cuda.backends import cuda_backend, cuda_backends
 from dataflare.kernels.cuda.gpu import CupyBackend
 from dataflare.kernels.cuda.ptx import KernelImage
@@ -25,6 +26,8 @@ from dataflare.kernels.errors import (
     DeviceFaultError,
     DeviceMemoryError,
     DeviceUnavailableError,
+    OptionError,
+    SchemaError,
 )
 from dataflare.kernels.udf.stages import FilterStage, WithColumnsStage
 from dataflare.options import RunOptions
@@ -251,3 +254,54 @@ def test_after_an_error_nothing_is_written_to_the_host(cuda: FakeCuda) -> None:
     backend.download(ctypes.addressof(host), block.address, 64, stream)
     backend.synchronize(stream)
     assert host.raw == b"\0" * 64
+
+
+def test_batches_stay_on_the_gpu_and_on_the_thread_that_asks(cuda: FakeCuda) -> None:
+    batch = flare.SharedDataBatch.from_arrow(
+        _batch().append_column("tag", pa.array(["x", "yy"] * (_ROWS // 2)))
+    )
+    there = batch.to_device("cuda:0")
+    assert there.device == "cuda:0"
+    assert there.to_device("cuda") is there
+    assert there["b"].__dlpack_device__() == (2, 0)
+
+    def steps(one: flare.SharedDataBatch) -> flare.SharedDataBatch:
+        made = one[3:].with_columns(c=lambda r: r.b * 2 + r.a, t=lambda r: r.name if r.flag else r.tag)
+        return made.filter(lambda r: r.c > 0 or r.flag)[5:].filter(lambda r: r.name != "n5")
+
+    expected = steps(batch).to_arrow()
+    with ThreadPoolExecutor(3) as threads:
+        parts = list(threads.map(lambda _: steps(there), range(3)))
+    for part in parts:  # made on other threads, whose streams are not waited for here
+        assert part.device == "cuda:0"
+        assert_batches_equal(part.to_arrow(), expected)
+    assert flare.SharedDataBatch.merge(parts).num_rows == 3 * expected.num_rows
+
+
+def test_gpus_do_not_mix_in_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, gpus=2)
+    batch = flare.SharedDataBatch.from_arrow(_batch())
+    first, second = batch.to_device("cuda:0"), batch.to_device("cuda:1")
+    assert first.to_device("cuda:1").equals(second)
+    with pytest.raises(OptionError, match="cuda:0, cuda:1"):
+        flare.SharedDataBatch.merge([first, second])
+    with pytest.raises(SchemaError, match="'y' lies on cuda:1 and column 'x' on cuda:0"):
+        flare.SharedDataBatch.from_columns({"x": first["b"], "y": second["b"]})
+
+
+def test_the_event_of_a_producer_is_waited_for(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda) -> None:
+    backend = cuda_backend("cuda:0")
+    assert isinstance(backend, CupyBackend)
+    waited: list[int] = []
+    monkeypatch.setattr(backend._runtime, "eventSynchronize", waited.append, raising=False)
+    there = flare.SharedDataBatch.from_pydict({"x": [1, 2, 3]}).to_device("cuda:0")
+    schema, array = there.__arrow_c_device_array__()
+    event = ctypes.c_void_p(77)
+    arrow_device._opened(array).sync_event = ctypes.addressof(event)
+
+    class Producer:
+        def __arrow_c_device_array__(self, requested_schema: object = None) -> tuple[object, object]:
+            return schema, array
+
+    assert flare.SharedDataBatch.from_arrow(Producer()).to_pylist() == [{"x": 1}, {"x": 2}, {"x": 3}]
+    assert waited == [77]

@@ -50,8 +50,8 @@ def test_many_random_chains_stay_inside_their_memory(first: int) -> None:
 
 PROGRAM = """
 import pyarrow as pa
-from chains.guarded import compiled_for, target_of
-from chains.running import run_compiled
+from chains.guarded import target_of
+from chains.running import compiled_for, run_compiled
 from dataflare.kernels.cpu import codegen
 from dataflare.kernels.guarded import GuardedProgram
 from dataflare.kernels.llvm import floor_division

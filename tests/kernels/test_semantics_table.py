@@ -189,6 +189,14 @@ def dot_product(r: Any) -> Any:
     return sum(x * y for x, y in zip((r.a, r.b), (10, 20, 30), strict=False))
 
 
+def tuple_of_loop_constants(r: Any) -> Any:
+    total = r.a
+    for k in (1, 2, 5):
+        if (k, k % 3) in ((1, 1), (5, 2), (2, 0), 7):
+            total += 1
+    return total
+
+
 def elif_chain(r: Any) -> str:
     if r.a > 10:
         label = "big"
@@ -542,6 +550,7 @@ DECIMALS = [
     Rule("float()", lambda r: float(r.p), {"p": decimals(5, 2, "0.07", None)}, f64(0.07, None)),
 ]
 CONTROL_FLOW = [
+    Rule("tuple of loop constants", tuple_of_loop_constants, {"a": i64(1, None)}, i64(3, None)),
     Rule("early return", early_return, {"a": i64(4, 10, 1000, None)}, i64(2, 4, 99, -1)),
     Rule("break and continue", loop_with_break_and_continue, {"n": i64(0, 3, 100, None)}, i64(0, 1, 13, 0)),
     Rule("while", while_loop, {"a": i64(1, 6, 27)}, i64(0, 8, 100)),

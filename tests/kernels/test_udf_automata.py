@@ -99,7 +99,9 @@ def answers(r: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=str)
-def test_machine_code_does_what_plain_python_does(kind: pa.DataType, run_on: Any) -> None:
+def test_machine_code_does_what_plain_python_does(
+    kind: pa.DataType, compiled_device: str, run_on: Any
+) -> None:
     chance = random.Random(5)
     texts: list[str | None] = [
         None,
@@ -118,24 +120,25 @@ def test_machine_code_does_what_plain_python_does(kind: pa.DataType, run_on: Any
     plain = pa.array(texts, pa.string())
     batch = pa.record_batch({"s": plain.cast(kind), "t": pa.array(texts[::-1])}).slice(1)
     made, expected = (
-        run_on(device, [MapStage(answers)], batch).batch.to_pylist() for device in ("cpu", "python")
+        run_on(device, [MapStage(answers)], batch).batch.to_pylist() for device in (compiled_device, "python")
     )
     assert made == expected
 
 
-def test_what_is_under_a_null_may_be_cut_short(run_on: Any) -> None:
+def test_what_is_under_a_null_may_be_cut_short(compiled_device: str, run_on: Any) -> None:
     """The null value ends inside a code point, at the end of the bytes."""
     offsets, data = pa.array([0, 1, 2], pa.int32()).buffers()[1], pa.py_buffer(b"a\xf0")
     array = pa.StringArray.from_buffers(2, offsets, data, pa.py_buffer(b"\x01"))
-    result = run_on("cpu", [MapStage(lambda r: {"x": r.s.isalpha()})], pa.record_batch({"s": array}))
+    stages, batch = [MapStage(lambda r: {"x": r.s.isalpha()})], pa.record_batch({"s": array})
+    result = run_on(compiled_device, stages, batch)
     assert result.batch.column(0).to_pylist() == [True, None]
 
 
-def test_as_many_states_as_there_may_be(run_on: Any) -> None:
+def test_as_many_states_as_there_may_be(compiled_device: str, run_on: Any) -> None:
     chance = random.Random(7)
     texts = ["".join(chance.choices("ab", k=chance.randint(0, 40))) for _ in range(300)]
     batch = pa.record_batch({"s": pa.array(texts)})
-    made = run_on("cpu", [MapStage(lambda r: {"x": r.s[:-14].endswith("a")})], batch).batch
+    made = run_on(compiled_device, [MapStage(lambda r: {"x": r.s[:-14].endswith("a")})], batch).batch
     assert made.column(0).to_pylist() == [t[:-14].endswith("a") for t in texts]
 
 
