@@ -58,6 +58,7 @@ class MutantBackend(EmulatedBackend):
         self.mutants: dict[str, str] = {}
         self.zeroing_left_out: int | None = None
         self.zeroings = 0
+        self.most_zeroings = 0
         self.content: list[bytes] = []
         self._acquired: list[tuple[int, int]] = []
 
@@ -80,6 +81,7 @@ class MutantBackend(EmulatedBackend):
         if self.zeroings != self.zeroing_left_out:
             super().zero(address, nbytes, stream)
         self.zeroings += 1
+        self.most_zeroings = max(self.most_zeroings, self.zeroings)
 
     def launch(self, kernel: Any, blocks: int, threads: int, arguments: bytes, stream: Any) -> None:
         module = _parsed(self.mutants.get(kernel.entry, kernel.ptx))
@@ -346,10 +348,8 @@ def test_every_mistake_in_the_running_sum_is_found() -> None:
 @pytest.mark.parametrize("name", ["filter", "bits"])
 def test_zeros_that_are_left_out_are_found(name: str) -> None:
     made = battery(name)
-    made.verdict()
-    count = made.backend.zeroings
-    assert count
-    for number in range(count):
+    assert made.backend.most_zeroings
+    for number in range(made.backend.most_zeroings):
         made.backend.zeroing_left_out = number
         try:
             assert made.verdict() is not None, number
