@@ -163,7 +163,7 @@ HARMLESS: tuple[tuple[str, str, str, str], ...] = (
     (
         "filter .*_write",
         "branch left out",
-        "@%p bra $L__BB; (bra.uni|or.b32|atom.global.or.b32|{)",
+        "@%p bra $L__BB; (bra.uni|or.b32|atom.global.or.b32|mov.b64)",
         _SAME_BITS,
     ),
     ("filter .*_write", "shift too short", "shr.u64 %rd, %rd, 32; setp.eq.b64", _SAME_BITS),
@@ -177,7 +177,7 @@ def reason_of(kernel: str, mutant: Mutant) -> str | None:
     """Return why a mistake changes nothing, or None if nobody has said that it does not."""
     for where, kind, place, reason in HARMLESS:
         # In a place, every sign but those of the two patterns stands for itself.
-        pattern = re.sub(r"[\[\]{$+]", r"\\\g<0>", place)
+        pattern = re.sub(r"[\[\]$+]", r"\\\g<0>", place)
         if kind == mutant.kind and re.fullmatch(where, kernel) and re.fullmatch(pattern, mutant.place):
             return reason
     return None
