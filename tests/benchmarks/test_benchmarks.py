@@ -100,6 +100,21 @@ def test_simd(tmp_path: Path) -> None:
     assert len([what for what in promises if what.startswith("from keep-")]) == 5
 
 
+def test_gpu_kernels(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    done = run_command("gpu_kernels", "--size", "32k", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert_report(report, "gpu_kernels")
+    for section in report["sections"]:
+        # Less than the least would be a mistake of the table; 2 % more are the counters of warps, whatever the rows.
+        assert 0.999 <= section["bytes_a_row"] / section["least_bytes_a_row"] <= 1.02, section
+        if section["registers"] is not None:
+            assert all(10 < registers < 100 for registers in section["registers"].values())
+            assert all(section[f"spilled_bytes_{name}"] == 0 for name in section["registers"])
+            assert section["instructions"] > 50
+
+
 @pytest.mark.slow
 def test_math_accuracy(tmp_path: Path) -> None:
     report = run_table("math_accuracy", "--size", "2k", "--rounds", "1", json_path=tmp_path / "report.json")

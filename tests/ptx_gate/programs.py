@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dataflare.kernels.cuda import gather
 from dataflare.kernels.cuda.codegen import KernelText, ProgramKernels, table_kernel
 from dataflare.kernels.cuda.primitives import running_sum_kernel
 from dataflare.kernels.cuda.reading import VECTOR_BYTES
@@ -101,13 +102,29 @@ def _tables_of(gate: GateProgram, program: RecordProgram, target: Target) -> Ite
 
 
 def all_kernels(target: Target) -> Iterator[GateKernel]:
-    """Yield the kernels of all programs, and the one that is no program's own."""
-    yield GateKernel("running_sum", running_sum_kernel(target.triple), target, _NO_PROGRAM)
+    """Yield the kernels of all programs, and those that are no program's own."""
+    shared = {
+        "running_sum": running_sum_kernel(target.triple),
+        "gather.kept_rows": gather.kept_rows_kernel(target),
+        "gather.bits": gather.take_bits_kernel(target),
+    }
+    for width_bytes in (1, 2, 4, 8, 16):
+        shared[f"gather.values{width_bytes}"] = gather.take_values_kernel(width_bytes, target)
+    for name, spec in _GATHERS.items():
+        shared[f"gather.lengths_{name}"] = gather.string_lengths_kernel(spec, target)
+        shared[f"gather.strings_{name}"] = gather.copy_strings_kernel(spec, target)
+    for name, text in shared.items():
+        yield GateKernel(name, text, target, _NO_PROGRAM)
     for gate in PROGRAMS:
         yield from kernels_of(gate, target)
 
 
-_NO_PROGRAM = GateProgram(name="running_sum", columns={}, stages=())
+_GATHERS = {
+    "listed": gather.StringGather(4, 1, is_chosen=False, is_listed=True),
+    "large": gather.StringGather(8, 1, is_chosen=False, is_listed=True),
+    "chosen": gather.StringGather(4, 2, is_chosen=True, is_listed=True),
+}
+_NO_PROGRAM = GateProgram(name="no program", columns={}, stages=())
 _F64, _F32, _I64, _I32 = pa.float64(), pa.float32(), pa.int64(), pa.int32()
 _TEXT, _DECIMAL = pa.string(), pa.decimal128(15, 2)
 
