@@ -51,4 +51,5 @@ def cuda_target(capability: ComputeCapability) -> Target:
         converts_int64=True,
         has_fma=True,
         remainder="fmod",
+        inlines_math=True,
     )

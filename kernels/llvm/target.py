@@ -29,7 +29,8 @@ class Target:
 
     ``has_compress`` says that lanes of 32 and 64 bits can be moved to the front of a register under a mask,
     ``has_short_compress`` the same of 8 and 16 bits. ``remainder`` names a function to call for C's fmod of
-    float64 where LLVM's own instruction is not exact. ``vector_math`` names the vector function of each
+    float64 where LLVM's own instruction is not exact. ``inlines_math`` keeps the code of functions in place, also where
+    one record is worked on at a time. ``vector_math`` names the vector function of each
     mathematical function on float64, ``vector_math32`` on float32; ``exact`` leaves all of
     them to the C library.
     """
@@ -45,6 +46,7 @@ class Target:
     has_short_compress: bool = False
     has_fma: bool = False
     remainder: str | None = None
+    inlines_math: bool = False
     vector_math: Mapping[str, str] = field(default_factory=dict)
     vector_math32: Mapping[str, str] = field(default_factory=dict)
     exact: bool = False
