@@ -17,8 +17,9 @@ from types import ModuleType
 import pytest
 from hypothesis import HealthCheck, settings
 
-# No installed package and on no path: this is where tests find it.
-sys.modules.setdefault("chains", ModuleType("chains")).__path__ = [str(Path(__file__).parent / "chains")]
+# No installed packages and on no path: this is where tests find them.
+for _name in ("chains", "own_math"):
+    sys.modules.setdefault(_name, ModuleType(_name)).__path__ = [str(Path(__file__).parent / _name)]
 
 from chains.running import Outcome, run  # noqa: E402
 

@@ -90,9 +90,13 @@ def _streams(program: RecordProgram, layout: ProgramLayout) -> bool:
 
     A program that computes much waits for no memory, and its variants take long to compile.
     """
-    calls = [node for node in nodes_of(node for _, node in program.dense.roots) if node.op in ("call", "loop")]
+    calls = [
+        node for node in nodes_of(node for _, node in program.dense.roots) if node.op in ("call", "loop")
+    ]
     computes_much = len(calls) > MOST_STREAMED_CALLS or any(node.op == "loop" for node in calls)
-    return program.row_preserving and not computes_much and any(o.width_bytes in (4, 8) for o in layout.outputs)
+    return (
+        program.row_preserving and not computes_much and any(o.width_bytes in (4, 8) for o in layout.outputs)
+    )
 
 
 def group_lanes(lowered: Lowered, target: Target) -> int:

@@ -61,6 +61,10 @@ class Target:
         """Whether functions are computed by code of ``kernels.llvm.math``, which needs a fused multiply-add."""
         return self.has_fma and not self.exact
 
+    def has_vector_code(self, function: str) -> bool:
+        """Return whether one of `MATH_FUNCTIONS` is computed for many records at once."""
+        return self.own_math or function in self.vector_math
+
     @property
     def exact_math(self) -> Target:
         """The same CPU with mathematical functions called one record at a time, in the C library."""
