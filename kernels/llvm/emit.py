@@ -1,8 +1,8 @@
 """Turns nodes of the dataflow form into LLVM instructions for a group of records.
 
 One emitter serves both the vector loop (``lanes`` records in registers) and the loop over the last few records
-(``lanes == 1``); vector math is called with whole registers in both, so a result does not depend on where in a
-batch a record stands. Floats are never reassociated or contracted.
+(``lanes == 1``); functions are the same operations in both, and those of a vector library are called with whole
+registers, so a result does not depend on where in a batch a record stands. Floats are never reassociated or contracted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Arc sine, arc cosine, arc tangent and the hypotenuse of a group of lanes.
 
 Arc sine and arc cosine are a polynomial up to 1/2 and one of sqrt((1 - x) / 2) beyond; the arc tangent is one of the
-smaller of two sides over the larger (Muller, "Elementary Functions", 3rd edition, 2016, chapter 11); the hypotenuse is
-a square root corrected by its remainder (Borges, "An improved algorithm for hypot(a,b)", 2019). What a quotient or a
+smaller of two sides over the larger, or of what is beyond an eighth of a turn (Muller, "Elementary Functions", 3rd
+edition, 2016, chapter 11); the hypotenuse is a square root corrected by its remainder (Borges, "An improved algorithm
+for hypot(a,b)", 2019), and the inverse for the correction a subtraction of bits (Blinn, "Floating-point tricks", 1997:
+the bits of a float are about its logarithm). What a quotient or a
 square root was rounded by is brought in again. Not covered: the coefficients (``trigonometric_tables``).
 """
 
@@ -206,9 +208,6 @@ def hypot(lanes: Lanes, x: str, y: str) -> str:
 
 
 def _about_inverse(lanes: Lanes, x: str) -> str:
-    """Return 1 / x within an eighth of it, for what is left to correct of a rounding; of 0 it is finite.
-
-    The bits of a float are about its logarithm, so that a subtraction inverts it (Blinn 1997).
-    """
+    """Return 1 / x within an eighth of it, for what is left to correct of a rounding; of 0 it is finite."""
     bits = lanes.integer_op("sub", lanes.whole(_INVERTING[lanes.element]), lanes.to_bits(x))
     return lanes.from_bits(bits)
