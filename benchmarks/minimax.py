@@ -68,12 +68,12 @@ def _fits(element: str, half: int, quarter: int, arcsine: int, arctangent: int) 
         ("SINE_QUARTER_TURN", _odd(sin), _odd_weight(sin), (pi / 4 * _MARGIN) ** 2, quarter),
         ("COSINE_QUARTER_TURN", _cosine, _cosine_weight, (pi / 4 * _MARGIN) ** 2, quarter),
         ("ARCSINE", _odd(asin), _odd_weight(asin), mpf("0.25"), arcsine),
-        ("ARCTANGENT", _odd(atan), _odd_weight(atan), mpf(1), arctangent),
+        ("ARCTANGENT", _odd(atan), _odd_weight(atan), mpf("0.25"), arctangent),
     )
     return [Fit(name, fn, weight, high, terms, element) for name, fn, weight, high, terms in fits]
 
 
-FITS = (*_fits("double", 8, 6, 13, 20), *_fits("float", 5, 3, 5, 9))
+FITS = (*_fits("double", 8, 6, 13, 13), *_fits("float", 5, 3, 5, 6))
 
 
 def _nodes(count: int, high: Real) -> list[Real]:

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # No installed packages and on no path: this is where tests find them.
-for name in ("chains", "fakes", "gpu", "ptx_gate"):
-    sys.modules.setdefault(name, ModuleType(name)).__path__ = [str(Path(__file__).parent / name)]
+for _name in ("chains", "fakes", "gpu", "own_math", "ptx_gate"):
+    sys.modules.setdefault(_name, ModuleType(_name)).__path__ = [str(Path(__file__).parent / _name)]
 
 from chains.running import Outcome, run  # noqa: E402
 

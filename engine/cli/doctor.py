@@ -129,7 +129,9 @@ def _cpu() -> Iterator[Finding]:
         detail = f"{bits}-bit registers, {target.lanes} records at once, {_level(target)}"
         yield Finding("cpu", "SIMD", "ok", detail)
         found = len(target.vector_math)
-        if found:
+        if target.own_math:
+            yield Finding("cpu", "functions", "ok", "exp and its kind in vector code of DataFlare's own")
+        elif found:
             detail = f"{found} of {len(MATH_FUNCTIONS)} functions for vectors"
             yield Finding("cpu", "libmvec", "ok", detail)
         else:

@@ -65,7 +65,7 @@ def vector_text(program: RecordProgram, target: Target | None = None, *, exact_m
                 distinct.add(f"text {node.attr.name}")
             elif not takes_groups(node.attr, forms):
                 single.add(f"text {node.attr.name}")
-        elif node.op == "call" and node.attr in MATH_FUNCTIONS and node.attr not in target.vector_math:
+        elif node.op == "call" and node.attr in MATH_FUNCTIONS and not target.has_vector_code(node.attr):
             single.add(str(node.attr))
         elif node.op == "rem" and not target.has_fma:
             single.add("remainder of floats")

@@ -36,6 +36,8 @@ SELECTION_BLOCK_ROWS = 2048
 """Rows after which a filter looks again how many records it keeps."""
 FEW_OF = 32
 """A filter that keeps less than one record in so many branches over groups without any."""
+MOST_STREAMED_CALLS = 2
+"""A program that calls more functions for a record is bound by arithmetic, wherever its results go."""
 STREAMING_NAME = "streaming"
 
 
@@ -56,7 +58,7 @@ def generate(program: RecordProgram, target: Target) -> Generated:
     dense = layout_of(program, program.dense)
     nullable = layout_of(program, program.nullable)
     bodies = [_Function(module, program, program.dense, dense, "dense").build()]
-    streaming = program.row_preserving and any(o.width_bytes in (4, 8) for o in dense.outputs)
+    streaming = _streams(program, dense)
     if streaming:
         bodies.append(_Function(module, program, program.dense, dense, STREAMING_NAME).build())
     bodies.append(_Function(module, program, program.nullable, nullable, "nullable").build())
@@ -81,6 +83,20 @@ def generate(program: RecordProgram, target: Target) -> Generated:
         ]
     )
     return Generated(text, dense, nullable, dictionary_functions, streaming)
+
+
+def _streams(program: RecordProgram, layout: ProgramLayout) -> bool:
+    """Return whether results past the caches are worth a variant of their own.
+
+    A program that computes much waits for no memory, and its variants take long to compile.
+    """
+    calls = [
+        node for node in nodes_of(node for _, node in program.dense.roots) if node.op in ("call", "loop")
+    ]
+    computes_much = len(calls) > MOST_STREAMED_CALLS or any(node.op == "loop" for node in calls)
+    return (
+        program.row_preserving and not computes_much and any(o.width_bytes in (4, 8) for o in layout.outputs)
+    )
 
 
 def group_lanes(lowered: Lowered, target: Target) -> int:

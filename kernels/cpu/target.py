@@ -1,7 +1,8 @@
 """The CPUs that code is generated for: this machine, or a level of the x86-64 ABI.
 
-Vector math is glibc's libmvec (at most 4 ULP by its manual), found by asking the dynamic linker; functions that
-it lacks, and machines without it, use the scalar functions of libm, one record at a time.
+With a fused multiply-add, mathematical functions are code of ``kernels.llvm.math``. Without it they are those of
+glibc's libmvec (at most 4 ULP by its manual), found by asking the dynamic linker; what it lacks, and machines
+without it, use the scalar functions of libm, one record at a time.
 """
 
 from __future__ import annotations

@@ -56,4 +56,5 @@ def cuda_target(capability: ComputeCapability) -> Target:
         has_fma=True,
         divides_integers=True,
         remainder="fmod",
+        inlines_math=True,
     )

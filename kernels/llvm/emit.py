@@ -1,8 +1,8 @@
 """Turns nodes of the dataflow form into LLVM instructions for a group of records.
 
 One emitter serves both the vector loop (``lanes`` records in registers) and the loop over the last few records
-(``lanes == 1``); vector math is called with whole registers in both, so a result does not depend on where in a
-batch a record stands. Floats are never reassociated or contracted.
+(``lanes == 1``); functions are the same operations in both, and those of a vector library are called with whole
+registers, so a result does not depend on where in a batch a record stands. Floats are never reassociated or contracted.
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ class Emitter:
         if node.attr in _INTRINSICS:
             return self.intrinsic(node.attr, element, *args)
         if self.target.own_math and node.attr in FUNCTIONS:
-            return FUNCTIONS[node.attr](Lanes(self, element), *args)
+            return self._own_math(node.attr, element, args)
         symbol = self.target.vector_math.get(node.attr)
         if symbol is None:
             return self._scalar_calls(node, args)
@@ -330,8 +330,27 @@ class Emitter:
     def _narrow_math(self, name: str, args: list[str]) -> str:
         """Return a function of float32, computed in float32."""
         if self.target.own_math and name in FUNCTIONS:
-            return FUNCTIONS[name](Lanes(self, "float"), *args)
+            return self._own_math(name, "float", args)
         return self._vector_calls(self.target.vector_math32[name], "float", args)
+
+    def _own_math(self, name: str, element: str, args: list[str]) -> str:
+        """Return a function of `kernels.llvm.math`: code in place, or a call of it for one record of a CPU's loop.
+
+        The last few records of a batch are not worth compiling the same code for each of them and each variant.
+        """
+        if self.lanes > 1 or self.target.inlines_math:
+            return FUNCTIONS[name](Lanes(self, element), *args)
+        code = Code()
+        parameters = ("%x", "%y")[: len(args)]
+        result = FUNCTIONS[name](Lanes(Emitter(code, self.target, 1, self._load), element), *parameters)
+        for text in code.declarations:
+            self.code.declare(text)
+        listed = ", ".join(f"{element} {parameter}" for parameter in parameters)
+        head = f"define internal {element} @{name}_{element}({listed}) noinline nounwind willreturn memory(none) {{"
+        lines = (head, "entry:", *code.entry, *code.lines, f"  ret {element} {result}", "}")
+        self.code.declare("\n".join(lines))
+        passed = ", ".join(f"{element} {arg}" for arg in args)
+        return self.code.value(f"call {element} @{name}_{element}({passed})")
 
     def _vector_calls(self, symbol: str, element: str, args: list[str]) -> str:
         code = self.code

@@ -30,8 +30,9 @@ class Target:
     ``has_compress`` says that lanes of 32 and 64 bits can be moved to the front of a register under a mask,
     ``has_short_compress`` the same of 8 and 16 bits. ``divides_integers`` says that integers are divided best as
     they are; elsewhere vectors of them are divided as floats. ``remainder`` names a function to call for C's fmod of
-    float64 where LLVM's own instruction is not exact. ``vector_math`` names the vector function of each
-    mathematical function on float64, ``vector_math32`` on float32; ``exact`` leaves all of them to the C library.
+    float64 where LLVM's own instruction is not exact. ``inlines_math`` keeps the
+    code of functions in place, also where one record is worked on at a time. ``vector_math``
+    names the vector function of each mathematical function on float64, ``vector_math32`` on float32; ``exact`` leaves all of them to the C library.
     """
 
     triple: str
@@ -46,6 +47,7 @@ class Target:
     has_fma: bool = False
     divides_integers: bool = False
     remainder: str | None = None
+    inlines_math: bool = False
     vector_math: Mapping[str, str] = field(default_factory=dict)
     vector_math32: Mapping[str, str] = field(default_factory=dict)
     exact: bool = False
@@ -59,6 +61,10 @@ class Target:
     def own_math(self) -> bool:
         """Whether functions are computed by code of ``kernels.llvm.math``, which needs a fused multiply-add."""
         return self.has_fma and not self.exact
+
+    def has_vector_code(self, function: str) -> bool:
+        """Return whether one of `MATH_FUNCTIONS` is computed for many records at once."""
+        return self.own_math or function in self.vector_math
 
     @property
     def exact_math(self) -> Target:

@@ -1,6 +1,6 @@
 """What becomes of each function of the corpus: vectorised, partly record by record, or refused; and the table of it.
 
-Judged for a CPU that has every vector function of libmvec, so that the table is the same everywhere.
+Judged for a CPU with a fused multiply-add, so that the table is the same everywhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from corpus.entry import ENTRIES, Entry
 
 from dataflare.kernels.cpu.target import host_target
 from dataflare.kernels.errors import CompileError
-from dataflare.kernels.llvm.target import MATH_FUNCTIONS, Target
+from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.udf.program import RecordProgram, build_program
 from dataflare.kernels.udf.source import function_ast
 from dataflare.kernels.udf.stages import FilterStage, MapStage, Stage, WithColumnsStage
@@ -70,9 +70,8 @@ def outcome_of(entry: Entry) -> Outcome:
 
 
 def full_target() -> Target:
-    """Return this machine with every vector function that there may be."""
-    known = set(MATH_FUNCTIONS) - {"gamma", "lgamma"}  # libmvec has no others
-    return dataclasses.replace(host_target(), has_fma=True, vector_math={name: name for name in known})
+    """Return this machine with a fused multiply-add, and with it every vector function."""
+    return dataclasses.replace(host_target(), has_fma=True)
 
 
 def _reason(message: str) -> str:
@@ -99,7 +98,7 @@ def table(found: list[Entry]) -> str:
         "",
         "`tests/corpus` holds them, with the types of their columns. Each that compiles is tested against plain",
         "Python: equal to the bit, or to the last digits where it calls functions such as `sin`. The judgement is for",
-        "a CPU with AVX2 or better and glibc's libmvec. Text in a dictionary column is compared once for each distinct",
+        "a CPU with AVX2 and FMA or better, or Arm. Text in a dictionary column is compared once for each distinct",
         "value; groups of records that hold a whole number from 2**51 on are divided one by one, and `len` counts text",
         "that is not ASCII one by one. A test keeps this page true; `python -m corpus` makes it anew.",
     ]

@@ -305,15 +305,24 @@ def test_float32_math_is_within_4_units_of_the_last_place(name: str, target: Tar
     assert np.max(np.abs(got - right) / np.spacing(np.abs(right.astype(np.float32)))) <= 4.0
 
 
+FLOAT32_MATH = build_program(
+    [MapStage(lambda r: {"y": math.exp(r.x), "z": math.pow(r.x, r.x)})], pa.schema([("x", pa.float32())])
+)
+
+
 def test_float32_math_fills_registers_with_float32() -> None:
     target = level_target("x86-64-v4")
-    program = build_program(
-        [MapStage(lambda r: {"y": math.exp(r.x), "z": math.log(r.x)})],
-        pa.schema([pa.field("x", pa.float32(), nullable=False)]),
-    )
-    text = jit.assembly(generate(program, target).text, target)
-    assert re.search(r"vfmadd\w+ps\s.*%zmm", text)
-    assert not re.search(r"vfmadd\w+pd\s|vcvtps2pd|call", text)
+    text = generate(FLOAT32_MATH, target).text
+    assert "_ZGV" not in text
+    assert re.search(r"\tvfn?madd\d+ps\s.*%zmm", jit.assembly(text, target))
+
+
+def test_float32_math_of_libmvec_fills_registers_with_float32() -> None:
+    target = level_target("x86-64")
+    if "exp" not in target.vector_math32:
+        pytest.skip("this C library has no vector math")
+    symbols = set(re.findall(r"_ZGV\w+", generate(FLOAT32_MATH, target).text))
+    assert symbols == {"_ZGVbN4v_expf", "_ZGVbN4vv_powf"}
 
 
 def program_of(*stages: Stage) -> RecordProgram:
@@ -361,20 +370,30 @@ def test_the_loops_over_records_are_vector_instructions(
     assert not re.search(r"v?pcompress\w+\s+%zmm\d+, \(", text)  # into memory: slow microcode on Zen 4
 
 
-@pytest.mark.parametrize(("level", "register"), [("x86-64-v3", "ymm"), ("x86-64-v4", "zmm")], ids=str)
-def test_own_math_takes_whole_registers_and_calls_nothing(level: str, register: str) -> None:
-    target = level_target(level)
-    text = generate(BRANCHY, target).text
-    assert "_ZGV" not in text
-    assert "@log1p" not in text
-    assert re.search(rf"vfmadd\w+pd\s.*%{register}", jit.assembly(text, target))
-
-
-def test_cpus_without_a_fused_multiply_add_call_the_vector_math_of_the_c_library() -> None:
+def test_vector_math_of_libmvec_takes_whole_registers() -> None:
     target = level_target("x86-64")
     if "log1p" not in target.vector_math:
         pytest.skip("this C library has no vector log1p")
     assert set(re.findall(r"_ZGV\w+", generate(BRANCHY, target).text)) == {"_ZGVbN2v_log1p"}
+
+
+@pytest.mark.parametrize(("level", "register"), [("x86-64-v3", "ymm"), ("x86-64-v4", "zmm")], ids=str)
+def test_vector_math_of_our_own_takes_whole_registers(level: str, register: str) -> None:
+    target = level_target(level)
+    text = generate(BRANCHY, target).text
+    assert "_ZGV" not in text
+    assert re.search(rf"\tvfn?madd\d+pd\s.*%{register}", jit.assembly(text, target))
+    assert (
+        len(re.findall(r"^define internal double @log1p_double\(", text, flags=re.M)) == 1
+    )  # for all last records
+
+
+def test_results_bypass_the_caches_only_where_little_is_computed() -> None:
+    target = level_target("x86-64-v4")
+    price = program_of(MapStage(lambda r: {"l": math.log1p(r.price)}))
+    three = program_of(MapStage(lambda r: {"l": math.sin(r.price) + math.cos(r.price) + math.exp(r.price)}))
+    assert generate(price, target).has_streaming
+    assert not generate(three, target).has_streaming
 
 
 @pytest.mark.parametrize(

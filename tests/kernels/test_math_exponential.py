@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import math
-import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from mpmath import mp
+from own_math.running import TYPES, assert_same_bits_everywhere, compiled, worst_error
 
-from dataflare.kernels.cpu import jit
-from dataflare.kernels.cpu.target import host_target, level_target
-from dataflare.kernels.llvm.emit import Code, Emitter
 from dataflare.kernels.llvm.math import exponential, fitted, hyperbolic, logarithms, powers, roots, special
-from dataflare.kernels.llvm.math.lanes import Lanes
-from dataflare.kernels.llvm.target import MATH_FUNCTIONS
 
 FUNCTIONS: Mapping[str, Callable[..., str]] = {
     **exponential.FUNCTIONS,
@@ -31,8 +24,6 @@ FUNCTIONS: Mapping[str, Callable[..., str]] = {
     **roots.FUNCTIONS,
     **special.FUNCTIONS,
 }
-TYPES: Mapping[str, Any] = {"double": np.float64, "float": np.float32}
-ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 INF, NAN = math.inf, math.nan
 
 #: Units of the last place that no result may be off by more than.
@@ -42,57 +33,6 @@ BOUNDS_ULP = {
     **dict.fromkeys(("erf", "erfc"), 1.25),
     **dict.fromkeys(("gamma", "lgamma"), 8.0),
 }
-
-
-# --------------------------------------------------------------------------------------------- running
-
-
-def loop_text(name: str, element: str, emitter: Emitter) -> str:
-    """Return ``f(x, y, out, n)`` for n that the lanes divide."""
-    code, kind, size = emitter.code, emitter.type_of(element), TYPES[element]().itemsize
-    code.add("br label %loop")
-    code.label("loop")
-    code.add("%i = phi i64 [ 0, %entry ], [ %next, %latch ]")
-    arguments = []
-    for pointer in ("%x", "%y")[: MATH_FUNCTIONS[name][1]]:
-        place = code.value(f"getelementptr {element}, ptr {pointer}, i64 %i")
-        arguments.append(code.value(f"load {kind}, ptr {place}, align {size}"))
-    result = FUNCTIONS[name](Lanes(emitter, element), *arguments)
-    place = code.value(f"getelementptr {element}, ptr %out, i64 %i")
-    code.add(f"store {kind} {result}, ptr {place}, align {size}")
-    code.add("br label %latch")
-    code.label("latch")
-    code.add(f"%next = add i64 %i, {emitter.lanes}")
-    code.add("%more = icmp ult i64 %next, %n")
-    code.add("br i1 %more, label %loop, label %done")
-    code.label("done")
-    code.add("ret void")
-    head = "define void @f(ptr noalias %x, ptr noalias %y, ptr noalias %out, i64 %n) {\nentry:"
-    return "\n".join([*code.declarations, head, *code.entry, *code.lines, "}", ""])
-
-
-def no_load(*_: Any) -> str:
-    raise AssertionError("no node is loaded here")
-
-
-@cache
-def compiled(name: str, element: str, lanes: int, level: str = "host") -> Callable[..., np.ndarray]:
-    target = host_target() if level == "host" else level_target(level)
-    if target.register_bytes > host_target().register_bytes:
-        pytest.skip(f"this CPU is below {level}")
-    text = loop_text(name, element, Emitter(Code(), target, lanes, no_load))
-    loaded = jit.load_object(jit.assemble(text, target))
-    call = loaded.function("f", ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, ctypes.c_int64))
-
-    def run(*arguments: Any) -> np.ndarray:
-        count = len(arguments[0])
-        filled = [np.append(a, np.ones(-count % lanes)).astype(TYPES[element]) for a in arguments]
-        out = np.empty_like(filled[0])
-        call(filled[0].ctypes.data, filled[-1].ctypes.data, out.ctypes.data, len(out))
-        run.loaded = loaded  # type: ignore[attr-defined]  # keeps the code in memory
-        return out[:count]
-
-    return run
 
 
 # ------------------------------------------------------------------------------------------- arguments
@@ -231,39 +171,17 @@ def right(name: str, *arguments: Any) -> Any:
     return known.get(name, getattr(mp, name, None))(x)
 
 
-def units_off(got: float, value: Any, element: str) -> float:
-    """Return how far a result is off, in units of the last place of the right value; inf counts as the next number."""
-    digits, lowest, highest = (53, -1074, 1024) if element == "double" else (24, -149, 128)
-    _, exponent = mp.frexp(abs(value))
-    unit = mp.mpf(2) ** (min(max(exponent - digits, lowest), highest - digits) if value else lowest)
-    limit = mp.mpf(2) ** highest
-    if math.isinf(got):
-        return 0.0 if value * got > 0 and abs(value) >= limit - unit else INF
-    return float(abs(mp.mpf(got) - (min(max(value, -limit), limit))) / unit)
-
-
 # ----------------------------------------------------------------------------------------------- tests
 
 
 @pytest.mark.parametrize("element", TYPES)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_no_result_is_off_by_more_than_its_bound(name: str, element: str) -> None:
-    arguments = arguments_of(name, element)
-    results = compiled(name, element, 16)(*arguments)
-    worst = (0.0, "")
-    compared = 0
-    with mp.workprec(200):
-        for *values, got in zip(*arguments, results, strict=True):
-            if not all(map(math.isfinite, values)):
-                continue
-            value = right(name, *values)
-            if value is None or mp.isinf(value):
-                continue
-            compared += 1
-            off = units_off(float(got), value, element)
-            worst = max(worst, (off, f"{name}{tuple(map(float, values))} = {float(got)!r}"))
+    off, call, compared = worst_error(
+        name, element, arguments_of(name, element), lambda *values: right(name, *values), bits=200
+    )
     assert compared > 150
-    assert worst[0] <= BOUNDS_ULP[name], worst[1]
+    assert off <= BOUNDS_ULP[name], call
 
 
 def test_lgamma_of_negative_numbers_is_off_by_little_of_what_it_is_made_of() -> None:
@@ -366,27 +284,10 @@ def test_whole_powers_of_small_whole_numbers_are_exact(element: str) -> None:
     np.testing.assert_array_equal(compiled("pow", element, 16)(x, y), expected)
 
 
-def bits(values: np.ndarray) -> list[int]:
-    """Return the bits of results; NaN counts as one value."""
-    plain = np.where(np.isnan(values), NAN, values).astype(values.dtype)
-    return plain.view(f"u{values.dtype.itemsize}").tolist()
-
-
 @pytest.mark.parametrize("element", TYPES)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_same_bits_in_any_lane_on_any_level(name: str, element: str) -> None:
-    arguments = arguments_of(name, element, 60)
-    ends = np.array([0.0, -0.0, INF, -INF, NAN, 1.0, -1.0, 5e-324, 1e-310, -1e-45], TYPES[element])
-    arguments = [np.concatenate([a, np.roll(ends, 3 * i)]) for i, a in enumerate(arguments)]
-    alone = bits(compiled(name, element, 1)(*arguments))
-    order = np.random.default_rng(1).permutation(len(alone))
-    mixed = [a[order] for a in arguments]
-    kinds = [(8, "host"), (16, "host")]
-    if ON_X86:
-        kinds += [(8, "x86-64-v3"), (16, "x86-64-v4"), (1, "x86-64-v3"), (8, "x86-64")]
-    for lanes, level in kinds:
-        got = bits(compiled(name, element, lanes, level)(*mixed))
-        assert got == [alone[i] for i in order], (lanes, level)
+    assert_same_bits_everywhere(name, element, arguments_of(name, element, 60))
 
 
 def generator(monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -1,8 +1,10 @@
 """Arc sine, arc cosine, arc tangent and the hypotenuse of a group of lanes.
 
 Arc sine and arc cosine are a polynomial up to 1/2 and one of sqrt((1 - x) / 2) beyond; the arc tangent is one of the
-smaller of two sides over the larger (Muller, "Elementary Functions", 3rd edition, 2016, chapter 11); the hypotenuse is
-a square root corrected by its remainder (Borges, "An improved algorithm for hypot(a,b)", 2019). What a quotient or a
+smaller of two sides over the larger, or of what is beyond an eighth of a turn (Muller, "Elementary Functions", 3rd
+edition, 2016, chapter 11); the hypotenuse is a square root corrected by its remainder (Borges, "An improved algorithm
+for hypot(a,b)", 2019), and the inverse for the correction a subtraction of bits (Blinn, "Floating-point tricks", 1997:
+the bits of a float are about its logarithm). What a quotient or a
 square root was rounded by is brought in again. Not covered: the coefficients (``trigonometric_tables``).
 """
 
@@ -25,8 +27,26 @@ _HALF_PI: Mapping[str, tuple[float, float]] = {
 }
 """A quarter turn as the sum of two floats of each width."""
 
+_EIGHTHS: Mapping[str, tuple[tuple[float, float, float, float], tuple[float, float, float, float]]] = {
+    "double": (
+        (0.0, 0.7853981633974483, 1.5707963267948966, 2.356194490192345),
+        (0.0, 3.061616997868383e-17, 6.123233995736766e-17, 9.184850993605148e-17),
+    ),
+    "float": (
+        (0.0, 0.7853981852531433, 1.5707963705062866, 2.356194496154785),
+        (0.0, -2.1855694143368964e-08, -4.371138828673793e-08, -5.962440319251527e-09),
+    ),
+}
+"""No, one, two and three eighths of a turn, and what these floats of each width are less than that."""
+
+_SIDES: Mapping[str, tuple[float, float]] = {"double": (2.0**500, 2.0**1000), "float": (2.0**60, 2.0**120)}
+"""The larger side of an angle from which on both are not made larger, and beyond which they are made smaller."""
+
 _FAR: Mapping[str, int] = {"double": 300, "float": 40}
 """Exponent from which on sides are made smaller, and below minus which they are made larger, to square them."""
+
+_INVERTING: Mapping[str, int] = {"double": 0x7FDE_6238_22FC_16E6, "float": 0x7EF3_11C3}
+"""What the bits of a float and of its inverse add up to, about."""
 
 _SMALLEST_NORMAL: Mapping[str, int] = {"double": -1022, "float": -126}
 
@@ -53,9 +73,8 @@ def acos(lanes: Lanes, x: str) -> str:
     half_pi, half_pi_low = _HALF_PI[lanes.element]
     size = lanes.call("fabs", x)
     inner, root, lost, rest = _arcsine_parts(lanes, size)
-    some = lanes.compare("gt", root, lanes.const(0.0))
-    divisor = lanes.select(some, lanes.add(root, root), lanes.const(1.0))
-    rest = lanes.select(inner, rest, lanes.add(rest, lanes.div(lost, divisor)))
+    half_lost = lanes.mul(lost, lanes.const(0.5))
+    rest = lanes.select(inner, rest, lanes.fma(half_lost, _about_inverse(lanes, root), rest))
     negative = lanes.compare("lt", x, lanes.const(0.0))
     # pi/2 - asin(x) up to 1/2; 2 * asin(root) beyond; and pi - that for negative arguments.
     middle = lanes.flag("or", inner, negative)
@@ -97,11 +116,7 @@ def atan(lanes: Lanes, x: str) -> str:
     one = lanes.const(1.0)
     swaps = lanes.compare("gt", size, one)
     above, below = lanes.select(swaps, one, size), lanes.select(swaps, size, one)
-    half_pi, half_pi_low = _HALF_PI[lanes.element]
-    zero = lanes.const(0.0)
-    base = lanes.select(swaps, lanes.const(half_pi), zero)
-    base_low = lanes.select(swaps, lanes.const(half_pi_low), zero)
-    return lanes.call("copysign", _arctangent(lanes, above, below, base, base_low, swaps), x)
+    return lanes.call("copysign", _angle(lanes, above, below, swaps, None), x)
 
 
 def atan2(lanes: Lanes, y: str, x: str) -> str:
@@ -116,33 +131,48 @@ def atan2(lanes: Lanes, y: str, x: str) -> str:
     below = lanes.select(neither, one, below)
     endless = lanes.compare("eq", below, infinity)
     above, below = lanes.select(endless, zero, above), lanes.select(endless, one, below)
-    scale = _scale(lanes, below)
+    # Inverses stay normal numbers, and so does what a quotient was rounded by unless the quotient is subnormal itself.
+    near, far = _SIDES[lanes.element]
+    scale = lanes.select(lanes.compare("gt", below, lanes.const(far)), lanes.const(near / far), one)
+    scale = lanes.select(lanes.compare("lt", below, lanes.const(near)), lanes.const(near), scale)
     above, below = lanes.mul(above, scale), lanes.mul(below, scale)
     left = lanes.compare_whole("slt", lanes.to_bits(x), lanes.whole(0))
-    half_pi, half_pi_low = _HALF_PI[lanes.element]
-    base = lanes.select(left, lanes.const(2 * half_pi), zero)
-    base_low = lanes.select(left, lanes.const(2 * half_pi_low), zero)
-    base = lanes.select(swaps, lanes.const(half_pi), base)
-    base_low = lanes.select(swaps, lanes.const(half_pi_low), base_low)
-    turned = lanes.flag("xor", swaps, left)
-    angle = lanes.call("copysign", _arctangent(lanes, above, below, base, base_low, turned), y)
+    angle = lanes.call("copysign", _angle(lanes, above, below, swaps, left), y)
     unordered = lanes.code.value(f"fcmp uno {lanes.floats} {x}, {y}")
     return lanes.select(unordered, lanes.add(x, y), angle)
 
 
-def _arctangent(lanes: Lanes, above: str, below: str, base: str, base_low: str, turned: str) -> str:
-    """Return base + atan(above / below), or base - that where ``turned``; ``above`` is not greater than ``below``."""
+def _angle(lanes: Lanes, above: str, below: str, swaps: str, left: str | None) -> str:
+    """Return the angle of a point from 0 to pi, of its smaller side ``above`` and its larger one ``below``.
+
+    ``swaps`` says where the larger one is the height, ``left`` where the width is negative. Beyond a slope of 1/2
+    an eighth of a turn is taken off first: atan(a / b) = pi / 4 + atan((a - b) / (a + b)), where a - b is exact.
+    """
+    zero = lanes.const(0.0)
+    steep = lanes.compare("gt", lanes.add(above, above), below)
+    total, lost = lanes.fast_sum(below, above)
+    above = lanes.select(steep, lanes.sub(above, below), above)
+    below, below_low = lanes.select(steep, total, below), lanes.select(steep, lost, zero)
     inverse = lanes.div(lanes.const(1.0), below)
     t = lanes.mul(above, inverse)
-    lost = lanes.mul(lanes.fma(lanes.neg(t), below, above), inverse)
+    minus = lanes.neg(t)
+    missing = lanes.fma(minus, below_low, lanes.fma(minus, below, above))
     z = lanes.mul(t, t)
-    rest = lanes.polynomial(z, ARCTANGENT[lanes.element])  # even and odd powers apart would cancel each other
-    rest = lanes.fma(lanes.mul(t, z), rest, lost)
+    series = lanes.paired_polynomial(z, lanes.mul(z, z), ARCTANGENT[lanes.element])
+    rest = lanes.fma(lanes.mul(t, z), series, lanes.mul(missing, inverse))
+    turned = swaps if left is None else lanes.flag("xor", swaps, left)
     t, rest = lanes.select(turned, lanes.neg(t), t), lanes.select(turned, lanes.neg(rest), rest)
-    total = lanes.add(base, t)
-    empty = lanes.compare("eq", base, lanes.const(0.0))
-    gone = lanes.select(empty, lanes.const(0.0), lanes.add(lanes.sub(base, total), t))
-    return lanes.add(total, lanes.add(gone, lanes.add(rest, base_low)))
+    parts = []
+    for none, quarter, half, three in _EIGHTHS[lanes.element]:
+        flat, diagonal = lanes.const(none), lanes.const(quarter)
+        if left is not None:
+            flat = lanes.select(left, lanes.const(2 * half), flat)
+            diagonal = lanes.select(left, lanes.const(three), diagonal)
+        flat = lanes.select(swaps, lanes.const(half), flat)
+        parts.append(lanes.select(steep, diagonal, flat))
+    base, base_low = parts
+    total, lost = lanes.fast_sum(base, t)
+    return lanes.add(total, lanes.add(lost, lanes.add(rest, base_low)))
 
 
 def hypot(lanes: Lanes, x: str, y: str) -> str:
@@ -150,7 +180,15 @@ def hypot(lanes: Lanes, x: str, y: str) -> str:
     width, height = lanes.call("fabs", x), lanes.call("fabs", y)
     swaps = lanes.compare("gt", height, width)
     small, large = lanes.select(swaps, width, height), lanes.select(swaps, height, width)
-    scale = _scale(lanes, large)
+    # A power of two keeps squares away from overflow and underflow.
+    far = _FAR[lanes.element]
+    step = -_SMALLEST_NORMAL[lanes.element] * 2 // 3
+    down = lanes.compare("gt", large, lanes.const(2.0**far))
+    up = lanes.compare("lt", large, lanes.const(2.0**-far))
+    scale, unscale = (
+        lanes.select(down, lanes.const(2.0**-e), lanes.select(up, lanes.const(2.0**e), lanes.const(1.0)))
+        for e in (step, -step)
+    )
     a, b = lanes.mul(large, scale), lanes.mul(small, scale)
     square = lanes.mul(a, a)
     root = lanes.call("sqrt", lanes.fma(b, b, square))
@@ -159,10 +197,9 @@ def hypot(lanes: Lanes, x: str, y: str) -> str:
     lost = lanes.fma(root, root, lanes.neg(excess))
     gained = lanes.fma(a, a, lanes.neg(square))
     excess = lanes.sub(lanes.fma(lanes.neg(b), b, lanes.sub(excess, square)), lanes.sub(gained, lost))
-    some = lanes.compare("gt", root, lanes.const(0.0))
-    divisor = lanes.select(some, lanes.add(root, root), lanes.const(1.0))
-    root = lanes.sub(root, lanes.div(excess, divisor))
-    result = lanes.mul(root, lanes.div(lanes.const(1.0), scale))
+    half_excess = lanes.mul(excess, lanes.const(-0.5))
+    root = lanes.fma(half_excess, _about_inverse(lanes, root), root)
+    result = lanes.mul(root, unscale)
     unordered = lanes.code.value(f"fcmp uno {lanes.floats} {x}, {y}")
     result = lanes.select(unordered, lanes.add(x, y), result)
     infinity = lanes.const(math.inf)
@@ -170,11 +207,7 @@ def hypot(lanes: Lanes, x: str, y: str) -> str:
     return lanes.select(endless, infinity, result)
 
 
-def _scale(lanes: Lanes, large: str) -> str:
-    """Return a power of two that brings the larger side away from overflow and underflow."""
-    far = _FAR[lanes.element]
-    step = -_SMALLEST_NORMAL[lanes.element] * 2 // 3
-    down = lanes.compare("gt", large, lanes.const(2.0**far))
-    up = lanes.compare("lt", large, lanes.const(2.0**-far))
-    scale = lanes.select(up, lanes.const(2.0**step), lanes.const(1.0))
-    return lanes.select(down, lanes.const(2.0**-step), scale)
+def _about_inverse(lanes: Lanes, x: str) -> str:
+    """Return 1 / x within an eighth of it, for what is left to correct of a rounding; of 0 it is finite."""
+    bits = lanes.integer_op("sub", lanes.whole(_INVERTING[lanes.element]), lanes.to_bits(x))
+    return lanes.from_bits(bits)
