@@ -30,9 +30,9 @@ class Target:
     ``has_compress`` says that lanes of 32 and 64 bits can be moved to the front of a register under a mask,
     ``has_short_compress`` the same of 8 and 16 bits. ``divides_integers`` says that integers are divided best as
     they are; elsewhere vectors of them are divided as floats. ``remainder`` names a function to call for C's fmod of
-    float64 where LLVM's own instruction is not exact. ``inlines_math`` keeps the
-    code of functions in place, also where one record is worked on at a time. ``vector_math``
-    names the vector function of each mathematical function on float64, ``vector_math32`` on float32; ``exact`` leaves all of them to the C library.
+    float64 where LLVM's own instruction is not exact. ``inlines_math`` keeps the code of functions in
+    place, also where one record is worked on at a time. ``vector_math`` names the vector function of each
+    mathematical function on float64, ``vector_math32`` on float32; ``exact`` leaves all of them to the C library.
     """
 
     triple: str
