@@ -185,3 +185,16 @@ def test_where_kernels_came_from_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pa
         compiled = compile_cuda(program(), FaultyBackend())
         compiled.run(columns(), ROWS)
         assert compiled.cache == expected
+
+
+def test_a_block_that_goes_in_a_cycle_can_be_used_again() -> None:
+    backend = FaultyBackend()
+    arena = DeviceArena(backend)
+    cycle: list[object] = [arena.acquire(10_000)]
+    cycle.append(cycle)  # as an exception and the frames of its traceback are
+    del cycle
+    gc.collect()
+    again = arena.acquire(10_000)
+    backend.release_idle()
+    backend.zero(again.address, again.nbytes, None)
+    assert arena.allocations == 1
