@@ -88,7 +88,7 @@ class DestinationTask(TaskActor):
         nbytes = passed.nbytes
         meter.bytes_out += nbytes
         if self._keeps and self._run.contiguous is None:
-            self._run.keep(nbytes)
+            self._run.keep(nbytes, None if self._working_on is None else self._working_on.admission)
         return None
 
     def _on_start(self, message: Start) -> None:

@@ -182,6 +182,25 @@ class MemoryBudget:
             self._move(owner, nbytes)
         return Reservation(self, owner, nbytes)
 
+    def keep(self, owner: str, nbytes: int, reservation: Reservation | None) -> bool:
+        """Move what stays of a batch out of its reservation to ``owner``, who holds it to the end.
+
+        Others may hold all that is left at this moment, and give it back. So what counts is whether everybody's
+        guarantee fits beside all that ``owner`` then holds: if not, return False, and nothing changed.
+        """
+        require_integer("MemoryBudget", "nbytes", nbytes, 0)
+        with self._lock:
+            if self._limit_bytes is not None:
+                others = sum(self._guarantees.values()) - self._guarantees.get(owner, 0)
+                if self._owned.get(owner, 0) + nbytes + others > self._limit_bytes:
+                    return False
+            if reservation is not None and reservation._budget is self:
+                moved = min(nbytes, reservation.nbytes)
+                self._move(reservation.owner, -moved)
+                reservation.nbytes -= moved
+            self._move(owner, nbytes)
+            return True
+
     def snapshot(self) -> BudgetSnapshot:
         """Return all figures at one moment."""
         with self._lock:

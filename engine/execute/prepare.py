@@ -245,15 +245,16 @@ class PreparedRun:
         if self.batch_curve.add(at_s, rows):
             self.credit_curve.add(at_s, self.controller.in_flight)
 
-    def keep(self, nbytes: int) -> None:
-        """Count bytes that the sink keeps until the run is over.
+    def keep(self, nbytes: int, admission: Admission | None) -> None:
+        """Count bytes of a batch that the sink keeps until the run is over, out of what was set aside for it.
 
         Raises
         ------
         MemoryLimitError
             The result does not fit the memory limit.
         """
-        if self.budget.reserve("result", nbytes) is None:
+        reservation = None if admission is None else admission.reservation
+        if not self.budget.keep("result", nbytes, reservation):
             raise MemoryLimitError(
                 f"The result does not fit: {self.sink_name} keeps all batches in memory, and the next "
                 f"{format_bytes(nbytes)} would exceed the memory limit of "
@@ -373,7 +374,7 @@ class PreparedRun:
         if output is None:
             return None
         if compiled.program.row_preserving:
-            self.keep(output.capacity_bytes)
+            self.keep(output.capacity_bytes, None)
         elif output.capacity_bytes > default_pool().limit_bytes or not self.budget.reserve(
             "result", output.capacity_bytes
         ):

@@ -55,6 +55,27 @@ def test_a_correction_counts_what_exists_even_over_the_limit() -> None:
     assert budget.reserve("write", 100) is not None
 
 
+def test_what_is_kept_comes_out_of_its_own_reservation_while_others_hold_the_rest() -> None:
+    budget = MemoryBudget(100)
+    budget.guarantee("read", 40)
+    batch, other = budget.reserve("read", 40), budget.reserve("compute", 60)
+    assert batch is not None
+    assert other is not None
+    assert budget.keep("result", 15, batch)
+    assert (batch.nbytes, budget.reserved_bytes, budget.peak_bytes) == (25, 100, 100)
+    batch.release()
+    other.release()
+    assert budget.reserved_bytes == 15
+
+
+def test_what_is_kept_leaves_room_for_every_guarantee() -> None:
+    budget = MemoryBudget(100)
+    budget.guarantee("read", 40)
+    assert budget.keep("result", 60, None)
+    assert not budget.keep("result", 1, None)
+    assert budget.reserved_bytes == 60
+
+
 def test_without_a_limit_everything_is_counted_and_nothing_refused() -> None:
     budget = MemoryBudget()
     with budget.reserve("read", 10**15):
