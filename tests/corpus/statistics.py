@@ -33,7 +33,7 @@ use("with_columns", "age:i16[18,90] income:f64[0,200000]", "logistic_prediction"
 use("with_columns", "y:f64[0,1] p:f64[0.001,0.999]", "cross_entropy")(
     lambda r: -(r.y * math.log(r.p) + (1 - r.y) * math.log(1 - r.p))
 )
-use("with_columns", "k:i32[0,40] rate:f64[0.1,20]", "poisson_probability", single="lgamma")(
+use("with_columns", "k:i32[0,40] rate:f64[0.1,20]", "poisson_probability")(
     lambda r: math.exp(r.k * math.log(r.rate) - r.rate - math.lgamma(r.k + 1))
 )
 
@@ -73,7 +73,7 @@ def nearest_centroid(r: Any) -> Any:
     return best
 
 
-@use("with_columns", "x:f64[0,1] a:f64[0.5,5] b:f64[0.5,5]", single="lgamma")
+@use("with_columns", "x:f64[0,1] a:f64[0.5,5] b:f64[0.5,5]")
 def beta_density(r: Any) -> Any:
     log_beta = math.lgamma(r.a) + math.lgamma(r.b) - math.lgamma(r.a + r.b)
     return r.x ** (r.a - 1) * (1 - r.x) ** (r.b - 1) / math.exp(log_beta)
