@@ -5,16 +5,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dataflare.kernels.cuda.ptx import KernelImage
+from dataflare.kernels.errors import DataFlareError
 from dataflare.kernels.llvm.target import Target
 
 if TYPE_CHECKING:
     from dataflare.kernels.cuda.arena import DeviceArena
 
-__all__ = ["ALIGNMENT_BYTES", "DEVICE_LOST", "DeviceBackend", "DeviceBlock", "MemoryInfo", "Piece", "pieces"]
+__all__ = [
+    "ALIGNMENT_BYTES",
+    "DEVICE_LOST",
+    "DeviceBackend",
+    "DeviceBlock",
+    "MemoryInfo",
+    "Piece",
+    "pieces",
+    "settled",
+]
 
 ALIGNMENT_BYTES = 256
 """What each block and each column in it begins at a multiple of."""
@@ -123,3 +134,14 @@ def pieces(sizes: Sequence[int]) -> tuple[list[Piece], int]:
         found.append(Piece(offset, nbytes))
         offset += -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
     return found, max(offset, ALIGNMENT_BYTES)
+
+
+@contextlib.contextmanager
+def settled(backend: DeviceBackend, stream: Any) -> Iterator[None]:
+    """Wait for the work that is begun inside, whatever becomes of it: only then may others have its memory."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(DataFlareError):  # the first failure is the one to tell
+            backend.synchronize(stream)
+        raise

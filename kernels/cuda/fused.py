@@ -9,23 +9,22 @@ Does not cover what is done where the device is full or gone: that is ``recovery
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from dataflare.kernels.backend import InputBlock, ProgramResult, SharedRun
 from dataflare.kernels.cuda.arena import arena_of
 from dataflare.kernels.cuda.codegen import SEGMENT_ROWS, KernelText, ProgramKernels, table_kernel
-from dataflare.kernels.cuda.device import DeviceBackend, DeviceBlock
+from dataflare.kernels.cuda.device import DeviceBackend, DeviceBlock, settled
 from dataflare.kernels.cuda.primitives import SUM_THREADS, running_sum_kernel
 from dataflare.kernels.cuda.ptx import image_of
 from dataflare.kernels.cuda.recovery import Recovery
 from dataflare.kernels.cuda.transfer import Upload, aligned_bytes, planner, string_planner
-from dataflare.kernels.errors import CompileError, DataFlareError, SchemaError
+from dataflare.kernels.errors import CompileError, SchemaError
 from dataflare.kernels.llvm.layout import ColumnForm, string_form
 from dataflare.kernels.llvm.results import ResultColumns, Selection, WrittenBlocks
 from dataflare.kernels.llvm.strings import result_bytes
@@ -185,7 +184,7 @@ class CudaProgram:
             text = self._table_texts[op, form] = table_kernel(op, form, backend.target)
         kernel = self.kernel(text)
         block, strings = self._arena.acquire(nbytes), self._arena.acquire(upload.end_bytes)
-        with _settled(backend, stream):
+        with settled(backend, stream):
             backend.zero(block.address, nbytes, stream)  # entry 0 is read under nulls
             slots = [rows, *upload.send(backend, strings.address, stream), block.address]
             grid = max(1, min(backend.resident_blocks, -(-rows // BLOCK_THREADS)))
@@ -293,7 +292,7 @@ class _Variant:
             plan(column, upload)
         block = self._arena.acquire(upload.end_bytes)
         stream = self._backend.stream()
-        with _settled(self._backend, stream):
+        with settled(self._backend, stream):
             self._launch(kernels, places, upload, block.address, stream)
             return self._collect(columns, places, block.address, stream)
 
@@ -376,14 +375,3 @@ _pack_sums = struct.Struct("<3q").pack
 def _library_functions(program: RecordProgram) -> list[str]:
     nodes = nodes_of(node for _, node in (*program.nullable.roots, *program.dense.roots))
     return sorted({str(n.attr) for n in nodes if n.op == "call" and n.attr in MATH_FUNCTIONS})
-
-
-@contextlib.contextmanager
-def _settled(backend: DeviceBackend, stream: Any) -> Iterator[None]:
-    """Wait for the work that is begun inside, whatever becomes of it: only then may others have its memory."""
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(DataFlareError):  # the first failure is the one to tell
-            backend.synchronize(stream)
-        raise

@@ -18,7 +18,7 @@ from dataflare.kernels.cuda import gather
 from dataflare.kernels.cuda.codegen import SEGMENT_ROWS, ProgramKernels
 from dataflare.kernels.cuda.column import DeviceColumn, offset_bytes, value_bytes
 from dataflare.kernels.cuda.copies import to_device
-from dataflare.kernels.cuda.device import DeviceBackend, DeviceBlock, pieces
+from dataflare.kernels.cuda.device import DeviceBackend, DeviceBlock, pieces, settled
 from dataflare.kernels.cuda.fused import CudaProgram
 from dataflare.kernels.cuda.launching import launcher_of
 from dataflare.kernels.cuda.taking import GatheredStrings, bitmap_slots, integers_at, take_values
@@ -104,8 +104,9 @@ class _Variant:
         if not num_rows:
             return ResidentResult(self.empty(), 0, 0)
         run = _Run(self, self._backend, columns, num_rows)
-        result = run.filter() if self.lowered.keep is not None else run.map()
-        self._backend.synchronize(run.stream)
+        with settled(self._backend, run.stream):
+            result = run.filter() if self.lowered.keep is not None else run.map()
+            self._backend.synchronize(run.stream)
         return result
 
     def empty(self) -> tuple[AnyColumn, ...]:

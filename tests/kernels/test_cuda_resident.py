@@ -17,6 +17,7 @@ from dataflare.kernels.cuda.copies import to_device, to_host
 from dataflare.kernels.cuda.emulated import EmulatedBackend
 from dataflare.kernels.cuda.fused import compile_cuda
 from dataflare.kernels.cuda.resident import ResidentProgram
+from dataflare.kernels.errors import DeviceMemoryError
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.udf.program import build_program
 from dataflare.kernels.udf.stages import FilterStage, MapStage, WithColumnsStage
@@ -219,3 +220,24 @@ def test_memory_goes_when_nobody_holds_the_columns(backend):
     assert tail.to_arrow().equals(expected)
     del tail
     assert backend.memory().free_bytes == free
+
+
+def test_a_step_that_fails_waits_for_what_it_began(backend, monkeypatch):
+    """Only then may others have its memory."""
+    batch = pa.record_batch({"x": pa.array([1.0, 2.0, 3.0])})
+    program = build_program([FilterStage(lambda r: r.x > 1)], batch.schema)
+    columns = list(on_device(batch, backend).values())
+    calls = []
+    launch = backend.launch
+
+    def once(*args):
+        calls.append("launch")
+        if len(calls) > 1:
+            raise DeviceMemoryError("full")
+        launch(*args)
+
+    monkeypatch.setattr(backend, "launch", once)
+    monkeypatch.setattr(backend, "synchronize", lambda stream: calls.append("wait"))
+    with pytest.raises(DeviceMemoryError):
+        ResidentProgram(compile_cuda(program, backend), backend).run(columns, 3)
+    assert calls[-2:] == ["launch", "wait"]
