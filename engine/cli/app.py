@@ -100,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
         help="replace a value of a TOML job by dotted key (--set constants.late=30 --set sink.path=x.csv), "
         "or pass a setting to build(); values are TOML, anything else is text; may be given several times",
     )
-    run.add_argument("--device", help="where record functions run: auto, cpu, python")
+    run.add_argument(
+        "--device", help="where record functions run: auto, cpu, cuda, cuda:N, cuda:emulated, python"
+    )
     run.add_argument("--workers", type=int, metavar="N", help="batches computed at the same time")
     run.add_argument("--memory-limit", metavar="BYTES", help="what the run may hold: 512MB, 2GiB")
     run.add_argument("--math", help="vector (fast, within 4 units in the last place) or exact")
