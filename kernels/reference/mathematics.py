@@ -81,6 +81,11 @@ def _gamma(value: Any) -> float:
     return float(_never_raising(math.gamma, math.nan)(value))
 
 
+def _copysign(value: Any, sign: Any) -> Any:
+    """Give a value the sign of another; that of a NaN, which says nothing, counts as positive."""
+    return np.copysign(value, np.float64(0.0) if np.isnan(sign) else sign)
+
+
 def _whole(name: str, ufunc: Function) -> Function:
     def function(value: Any) -> Any:
         _require_numbers(f"math.{name}()", (value,))
@@ -134,7 +139,7 @@ def _clip(value: Any, low: Any, high: Any) -> Any:
 _SHARED_NAMES = (
     *("acos", "acosh", "asin", "asinh", "atan", "atanh", "atan2"),
     *("cos", "cosh", "sin", "sinh", "tan", "tanh"),
-    *("cbrt", "copysign", "degrees", "exp", "exp2", "expm1", "fabs", "fmod", "hypot"),
+    *("cbrt", "degrees", "exp", "exp2", "expm1", "fabs", "fmod", "hypot"),
     *("log", "log10", "log1p", "log2", "radians", "sqrt"),
 )
 # Until 2.0, NumPy had only the long names; both are used.
@@ -149,6 +154,7 @@ def _ufunc(name: str) -> Function:
 MATH_FUNCTIONS: dict[Any, Function] = {
     **{getattr(math, name): _function(name, _ufunc(name)) for name in _SHARED_NAMES},
     math.ceil: _whole("ceil", np.ceil),
+    math.copysign: _function("copysign", _copysign),
     math.erf: _function("erf", math.erf),
     math.erfc: _function("erfc", math.erfc),
     math.floor: _whole("floor", np.floor),
@@ -164,6 +170,7 @@ MATH_FUNCTIONS: dict[Any, Function] = {
 NUMPY_FUNCTIONS: dict[Any, Function] = {
     **{_ufunc(name): _function(name, _ufunc(name)) for name in _SHARED_NAMES},
     np.absolute: magnitude,
+    np.copysign: _function("copysign", _copysign),
     np.ceil: _rounding("ceil", np.ceil),
     np.clip: _clip,
     np.deg2rad: _function("deg2rad", np.radians),

@@ -79,7 +79,11 @@ def _binary_math(name: str) -> Handler:
         valid = scope.graph.both(a.valid, b.valid)
         if name == "fmod":
             return Scalar(kind, scope.graph.op("rem", kind, scope.cast(a, kind), scope.cast(b, kind)), valid)
-        return Scalar(kind, scope.math_call(name, kind, scope.cast(a, kind), scope.cast(b, kind)), valid)
+        x, y = scope.cast(a, kind), scope.cast(b, kind)
+        if name == "copysign":  # the sign of a NaN differs between devices: here it counts as positive
+            is_number = scope.graph.op("eq", BOOL, y, y)
+            y = scope.graph.select(is_number, y, scope.graph.const(kind, 0.0))
+        return Scalar(kind, scope.math_call(name, kind, x, y), valid)
 
     return handler
 

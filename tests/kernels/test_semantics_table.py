@@ -415,6 +415,18 @@ MATHEMATICS = [
     Rule("fmod", lambda r: math.fmod(r.x, r.y), {"x": f64(-7.5, 1.0), "y": f64(2.0, 0.0)}, f64(-1.5, NAN)),
     Rule("copysign", lambda r: math.copysign(r.x, -1.0), {"x": f64(1.5, -0.0)}, f64(-1.5, -0.0)),
     Rule(
+        "copysign of a NaN",
+        lambda r: math.copysign(r.x, r.y % 3.0),
+        {"x": f64(1.5, -2.0, 3.0), "y": f64(math.inf, -math.nan, -1.0)},
+        f64(1.5, 2.0, 3.0),
+    ),
+    Rule(
+        "copysign of a NaN float32",
+        lambda r: np.copysign(r.x, r.y - r.y),
+        {"x": f32(-1.5, 2.0), "y": f32(math.inf, 1.0)},
+        f32(1.5, 2.0),
+    ),
+    Rule(
         "np.maximum keeps NaN", lambda r: np.maximum(r.x, 1.0), {"x": f64(NAN, 2.0, 0.0)}, f64(NAN, 2.0, 1.0)
     ),
     Rule("np.where", lambda r: np.where(r.a > 0, r.a, 0), {"a": i64(5, -5, None)}, i64(5, 0, 0)),
