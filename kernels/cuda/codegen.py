@@ -324,6 +324,20 @@ class _Body:
         align = self.reader.alignment(emitter.lanes, out.width_bytes)
         self.code.add(f"store {emitter.type_of(element)} {value}, ptr {address}, align {align}")
 
+    def write_record(self, row: str, place: str) -> list[str]:
+        """Write the whole values of a record at ``place``; return its bits."""
+        emitter = self.emitter(1, row)
+        found = []
+        for out in self.layout.outputs:
+            value, element = self.value(emitter, out, row)
+            if out.is_bits:
+                found.append(value)
+            else:
+                self.store(emitter, out, value, element, place)
+            if out.has_validity:
+                found.append(self.valid(emitter, out, row))
+        return found
+
     def flags(self, emit: Callable[[], list[str]], inside: str) -> list[str]:
         """Run what ``emit`` emits where ``inside`` is set; return the flags it gives, false elsewhere."""
         code = self.code
@@ -395,7 +409,7 @@ class _Map(_Body):
             start = code.value(f"mul i64 {word}, {WARP_THREADS}")
             row = code.value(f"add i64 {start}, {self.threads.lane()}")
             inside = code.value(f"icmp ult i64 {row}, {rows}")
-            flags = iter(self.flags(lambda: self._row(row), inside))
+            flags = iter(self.flags(lambda: self.write_record(row, row), inside))
             for out in self.layout.outputs:
                 if out.is_bits:
                     self._store_word(out.slot, word, self.threads.ballot(next(flags)))
@@ -405,20 +419,6 @@ class _Map(_Body):
                     self._store_word(out.slot + 1, word, valid)
                     self.count(out.counter, valid)
         self.finish_counters(range(self.layout.counters))
-
-    def _row(self, row: str) -> list[str]:
-        """Write the whole values of a record; return its bits."""
-        emitter = self.emitter(1, row)
-        found = []
-        for out in self.layout.outputs:
-            value, element = self.value(emitter, out, row)
-            if out.is_bits:
-                found.append(value)
-            else:
-                self.store(emitter, out, value, element, row)
-            if out.has_validity:
-                found.append(self.valid(emitter, out, row))
-        return found
 
     def _store_word(self, slot: int, word: str, bits: str) -> None:
         with self.threads.one_of():
@@ -520,7 +520,7 @@ class _Write(_Filter):
         rank = self.threads.before_me(word)
         start = code.value(f"load i64, ptr {place}, align 8")
         mine = code.value(f"add i64 {start}, {code.value(f'zext i32 {rank} to i64')}")
-        flags = iter(self.flags(lambda: self._row(row, mine), kept))
+        flags = iter(self.flags(lambda: self.write_record(row, mine), kept))
         for out in self.layout.outputs:
             if out.is_bits:
                 self._append(out.slot, next(flags), rank, start)
@@ -530,20 +530,6 @@ class _Write(_Filter):
                 self._append(out.slot + 1, valid, rank, start)
                 self.count(out.counter, self.threads.ballot(valid))
         self.advance(place, word)
-
-    def _row(self, row: str, place: str) -> list[str]:
-        """Write the whole values of a kept record at ``place``; return its bits."""
-        emitter = self.emitter(1, row)
-        found = []
-        for out in self.layout.outputs:
-            value, element = self.value(emitter, out, row)
-            if out.is_bits:
-                found.append(value)
-            else:
-                self.store(emitter, out, value, element, place)
-            if out.has_validity:
-                found.append(self.valid(emitter, out, row))
-        return found
 
     def _append(self, slot: int, flag: str, rank: str, start: str) -> None:
         """Set the bits of the kept records of a step in a bitmap that was all zeros, from record ``start`` on."""
