@@ -15,6 +15,7 @@ import pyarrow as pa
 from dataflare.kernels.cpu import store, text_groups
 from dataflare.kernels.cpu.reading import PREFETCH_BYTES, Reader
 from dataflare.kernels.llvm import strings
+from dataflare.kernels.llvm.counting import counted_loop
 from dataflare.kernels.llvm.emit import Code, Emitter, lane_type
 from dataflare.kernels.llvm.layout import (
     ColumnForm,
@@ -266,23 +267,8 @@ class _Function:
 
     def _rows_loop(self, stem: str, lanes: int, first: str, end: str, tile: str) -> str:
         """Emit a loop over rows in groups of ``lanes``; return the row after the last group."""
-        code = self.code
-        before, head, body, after = (
-            code.block,
-            *(code.fresh_label(f"{stem}_{s}") for s in ("head", "body", "end")),
-        )
-        row, following = code.name("row"), code.name("row")
-        code.add(f"br label %{head}")
-        code.label(head)
-        phi = len(code.lines)
-        inside = code.value(f"icmp ult i64 {row}, {end}")
-        code.add(f"br i1 {inside}, label %{body}, label %{after}")
-        code.label(body)
-        self._group(lanes, row, tile)
-        code.add(f"{following} = add i64 {row}, {lanes}")
-        code.lines.insert(phi, f"  {row} = phi i64 [ {first}, %{before} ], [ {following}, %{code.block} ]")
-        code.add(f"br label %{head}")
-        code.label(after)
+        with counted_loop(self.code, stem, first, end, str(lanes)) as row:
+            self._group(lanes, row, tile)
         return row
 
     def _tiled(self, rows: str, vector_end: str) -> None:
@@ -294,26 +280,15 @@ class _Function:
             name = code.name("tile")
             code.entry.append(f"  {name} = alloca [{size} x i8], align 64")
             self.tiles[op] = name
-        before, head, body, after = code.block, *(code.fresh_label(s) for s in ("tiles", "tile", "tiled"))
-        row, following = code.name("tile_row"), code.name("tile_row")
-        code.add(f"br label %{head}")
-        code.label(head)
-        phi = len(code.lines)
-        inside = code.value(f"icmp ult i64 {row}, {rows}")
-        code.add(f"br i1 {inside}, label %{body}, label %{after}")
-        code.label(body)
-        full = code.value(f"add i64 {row}, {TILE_ROWS}")
-        end = code.value(f"call i64 @llvm.umin.i64(i64 {full}, i64 {rows})")
-        count = code.value(f"sub i64 {end}, {row}")
-        for op in self.tiled_ops:
-            self._string_results(op, row, count)
-        groups_end = code.value(f"call i64 @llvm.umin.i64(i64 {end}, i64 {vector_end})")
-        last = self._rows_loop("vector", self.lanes, row, groups_end, row)
-        self._rows_loop("tail", 1, last, end, row)
-        code.add(f"{following} = add i64 {row}, {TILE_ROWS}")
-        code.lines.insert(phi, f"  {row} = phi i64 [ 0, %{before} ], [ {following}, %{code.block} ]")
-        code.add(f"br label %{head}")
-        code.label(after)
+        with counted_loop(code, "tile", "0", rows, str(TILE_ROWS)) as row:
+            full = code.value(f"add i64 {row}, {TILE_ROWS}")
+            end = code.value(f"call i64 @llvm.umin.i64(i64 {full}, i64 {rows})")
+            count = code.value(f"sub i64 {end}, {row}")
+            for op in self.tiled_ops:
+                self._string_results(op, row, count)
+            groups_end = code.value(f"call i64 @llvm.umin.i64(i64 {end}, i64 {vector_end})")
+            last = self._rows_loop("vector", self.lanes, row, groups_end, row)
+            self._rows_loop("tail", 1, last, end, row)
 
     def _string_results(self, op: StringOp, row: str, count: str) -> None:
         """Fill the tile of one string operation."""

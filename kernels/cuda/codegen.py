@@ -20,9 +20,10 @@ import pyarrow as pa
 from dataflare.kernels.cuda import runtime
 from dataflare.kernels.cuda.reading import VECTOR_BYTES, Reader
 from dataflare.kernels.cuda.target import ARGUMENT_BYTES
-from dataflare.kernels.cuda.threads import WARP_THREADS, Threads, counted_loop, only_if, popcount
+from dataflare.kernels.cuda.threads import WARP_THREADS, Threads, only_if, popcount
 from dataflare.kernels.errors import CompileError
 from dataflare.kernels.llvm import strings
+from dataflare.kernels.llvm.counting import counted_loop
 from dataflare.kernels.llvm.emit import Code, Emitter, lane_type
 from dataflare.kernels.llvm.layout import (
     ColumnForm,

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from dataflare.kernels.cuda.codegen import SEGMENT_ROWS, KernelText, kernel_of
 from dataflare.kernels.cuda.reading import VECTOR_BYTES, Reader
-from dataflare.kernels.cuda.threads import WARP_THREADS, Threads, counted_loop, only_if, popcount
+from dataflare.kernels.cuda.threads import WARP_THREADS, Threads, only_if, popcount
+from dataflare.kernels.llvm.counting import counted_loop
 from dataflare.kernels.llvm.emit import Code
 from dataflare.kernels.llvm.target import Target
 

@@ -1,4 +1,4 @@
-"""The threads of a CUDA kernel as LLVM text: who am I, loops over what is mine, votes and sums of a warp."""
+"""The threads of a CUDA kernel as LLVM text: who am I, votes and sums of a warp."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from dataflare.kernels.llvm.emit import Code
 
-__all__ = ["WARP_THREADS", "Threads", "counted_loop", "only_if"]
+__all__ = ["WARP_THREADS", "Threads", "only_if"]
 
 WARP_THREADS = 32
 _REGISTER = "llvm.nvvm.read.ptx.sreg"
@@ -106,25 +106,4 @@ def only_if(code: Code, flag: str) -> Iterator[None]:
     code.label(inside)
     yield
     code.add(f"br label %{after}")
-    code.label(after)
-
-
-@contextmanager
-def counted_loop(code: Code, stem: str, first: str, end: str, step: str) -> Iterator[str]:
-    """Repeat what is emitted inside for an index (i64, unsigned) from ``first`` by ``step`` up to ``end``."""
-    before, head, body, after = (
-        code.block,
-        *(code.fresh_label(f"{stem}_{s}") for s in ("head", "body", "end")),
-    )
-    index, following = code.name(stem), code.name(stem)
-    code.add(f"br label %{head}")
-    code.label(head)
-    phi = len(code.lines)
-    inside = code.value(f"icmp ult i64 {index}, {end}")
-    code.add(f"br i1 {inside}, label %{body}, label %{after}")
-    code.label(body)
-    yield index
-    code.add(f"{following} = add i64 {index}, {step}")
-    code.lines.insert(phi, f"  {index} = phi i64 [ {first}, %{before} ], [ {following}, %{code.block} ]")
-    code.add(f"br label %{head}")
     code.label(after)
