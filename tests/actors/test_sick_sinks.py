@@ -15,6 +15,7 @@ from dataflare.actors.local_runtime import LocalRuntime
 from dataflare.batch import SharedDataBatch
 from dataflare.control import AdaptiveBatchingConfig, CreditConfig, CreditMode, MemoryReading
 from dataflare.execute.prepare import PreparedRun, prepare_run
+from dataflare.kernels.errors import MemoryLimitError
 from dataflare.options import RunOptions
 
 FIXED_1000 = AdaptiveBatchingConfig(initial_size=1000, strategy="fixed")
@@ -132,3 +133,14 @@ def test_memory_that_others_fill_shrinks_what_is_on_its_way_to_the_minimum_until
     assert sink.batch_rows[:WELL_BATCHES] == [1000] * WELL_BATCHES
     assert sink.batch_rows.count(1000) > 2 * WELL_BATCHES
     assert run.controller.memory_pressure == 0.2
+
+
+def test_a_record_that_never_fits_is_refused_under_a_rate_limit_too(
+    kit: SimpleNamespace, runtime: LocalRuntime
+) -> None:
+    # Time fills the bucket, but brings no bytes: nothing would ever change.
+    rate_limit = CreditConfig(mode=CreditMode.FIXED, initial_credits=1000, max_credits=1000)
+    run, _, _ = prepared(kit, Clock(), unchanged, rate_limit)
+    run.bytes_per_row = 1e9
+    with pytest.raises(MemoryLimitError, match="a single record takes about"):
+        runtime.deploy(run).wait()
