@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from statistics import median
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ __all__ = ["CostCurve", "LinearCost", "size_class"]
 
 
 def size_class(rows: int) -> int:
-    """Return the class of a size: half an octave wide, so that neighbours differ by a factor of about 1.4."""
+    """Return the class of a size: half an octave wide, so that neighbours differ by a factor of 1.4."""
     return round(2.0 * math.log2(rows)) if rows > 0 else 0
 
 
@@ -26,100 +26,139 @@ class LinearCost(NamedTuple):
     fixed_s: float
     row_s: float
 
-    def rows_for_share(self, share: float, of_rows: float) -> float:
-        """Return the rows from which on the rate is ``share`` of the rate of a batch of ``of_rows``."""
-        goal = share * of_rows / (self.fixed_s + self.row_s * of_rows)
-        return goal * self.fixed_s / (1.0 - goal * self.row_s)
+    def seconds_a_row(self, rows: float) -> float:
+        """Return the seconds that a row costs in a batch of ``rows``."""
+        return self.fixed_s / rows + self.row_s
+
+    def rows_at(self, seconds_a_row: float) -> float:
+        """Return the rows from which on a row costs at most so many seconds; infinity if it never does."""
+        spare_s = seconds_a_row - self.row_s
+        return self.fixed_s / spare_s if spare_s > 0.0 else math.inf
 
 
 class _SizeCosts:
-    __slots__ = ("latest", "rows")
+    __slots__ = ("asked_rows", "latest_row_s", "rows")
 
     def __init__(self, most: int) -> None:
-        self.latest: deque[float] = deque(maxlen=most)  # seconds a row
-        self.rows = 0.0
+        self.latest_row_s: deque[float] = deque(maxlen=most)
+        self.asked_rows = self.rows = 0
 
 
 class CostCurve:
-    """Seconds a row by size class, of the latest ``most`` batches of each."""
+    """Seconds a row by the class of the size that was asked for, of the latest batches of each class.
+
+    Parameters
+    ----------
+    most
+        Batches that are kept of each class.
+    """
+
+    FITS = 4
+    TOLERANCE = 0.1
+    SMOOTHING = 0.15
+    MOST_APART = 0.5
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._classes: dict[int, _SizeCosts] = {}
+        self.noise = 0.0
+        """How far two batches of the same size in a row lie apart, as the standard deviation of their logarithms."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(self._classes))
 
     def __contains__(self, size: int) -> bool:
         return size in self._classes
 
-    def add(self, size: int, rows: int, duration_s: float) -> None:
-        """Add a batch to a size class; ``rows`` may be fewer than those of the class, if the source had fewer."""
+    def add(self, asked_rows: int, rows: int, duration_s: float) -> int:
+        """Add a batch, and return its class. It may have fewer rows than asked for, if the source had fewer."""
+        size = size_class(asked_rows)
         costs = self._classes.get(size)
         if costs is None:
             costs = self._classes[size] = _SizeCosts(self._most)
-        costs.latest.append(duration_s / rows)
-        costs.rows = float(rows)
+        row_s = duration_s / rows
+        if costs.latest_row_s:
+            apart = min(abs(math.log(row_s / costs.latest_row_s[-1])), self.MOST_APART)
+            self.noise += self.SMOOTHING * (apart / 1.13 - self.noise)
+        costs.latest_row_s.append(row_s)
+        costs.asked_rows = asked_rows
+        costs.rows = rows
+        return size
 
     def count(self, size: int) -> int:
         """Return how many batches are kept of a class."""
-        return len(self._classes[size].latest) if size in self._classes else 0
+        return len(self._classes[size].latest_row_s) if size in self._classes else 0
 
     def row_s(self, size: int, latest: int | None = None) -> float:
-        """Return the median seconds a row of a class, of its ``latest`` batches or all that are kept."""
-        kept = self._classes[size].latest
+        """Return the median seconds a row of a class, of its ``latest`` batches or of all that are kept."""
+        kept = self._classes[size].latest_row_s
         return median(kept) if latest is None else median(list(kept)[-latest:])
 
-    def spread(self, size: int) -> float:
-        """Return how far batches of one size lie apart: the median deviation from the median, over the median."""
-        kept = self._classes[size].latest
-        middle = median(kept)
-        return median(abs(row_s - middle) for row_s in kept) / middle
-
-    def rows(self, size: int) -> float:
+    def rows(self, size: int) -> int:
         """Return the rows that the last batch of a class had."""
         return self._classes[size].rows
 
-    def best(self, sizes: Iterable[int] | None = None) -> int:
-        """Return the class with the least seconds a row, of ``sizes`` or of all; the smaller of equals."""
-        return min(sorted(self._classes if sizes is None else sizes), key=self.row_s)
+    def asked_rows(self, size: int) -> int:
+        """Return the rows that were asked for in the last batch of a class."""
+        return self._classes[size].asked_rows
+
+    def best(self, sizes: Iterable[int]) -> int:
+        """Return the class with the least seconds a row; the smaller one of equals."""
+        return min(sorted(sizes), key=self.row_s)
 
     def scale(self, factor: float, but: int) -> None:
-        """Multiply all classes' seconds by ``factor`` but those of class ``but``: the machine became slower or faster."""
+        """Multiply the seconds of all classes but one: the machine became slower or faster since they were measured."""
         for size, costs in self._classes.items():
             if size != but:
-                costs.latest = deque((row_s * factor for row_s in costs.latest), maxlen=self._most)
+                costs.latest_row_s = deque((s * factor for s in costs.latest_row_s), maxlen=self._most)
 
-    def forget(self, size: int) -> None:
-        """Forget what is known of a class."""
-        self._classes.pop(size, None)
-
-    def keep(self, sizes: Iterable[int]) -> None:
-        """Forget all classes but ``sizes``."""
-        kept = set(sizes)
-        self._classes = {size: costs for size, costs in self._classes.items() if size in kept}
+    def keep(self, sizes: Iterable[int], latest: int | None = None) -> None:
+        """Forget all classes but ``sizes``, and of those all but the ``latest`` batches."""
+        kept = {size: self._classes[size] for size in sizes if size in self._classes}
+        if latest is not None:
+            for costs in kept.values():
+                costs.latest_row_s = deque(list(costs.latest_row_s)[-latest:], maxlen=self._most)
+        self._classes = kept
 
     def fit(self, up_to: int | None = None) -> LinearCost | None:
         """Return the line through the medians of the classes ``up_to`` one; None while there are less than two.
 
-        Errors count relative to the time, since noise does; a class counts by its batches.
+        Errors count relative to the time, since noise does, and a class counts by its batches. Classes far off the
+        line, such as those where one batch was interrupted, count less.
         """
         points = []
         for size, costs in self._classes.items():
             if up_to is None or size <= up_to:
-                points.append((costs.rows, median(costs.latest) * costs.rows, len(costs.latest)))
-        if len({rows for rows, _, _ in points}) < 2:
+                row_s = median(costs.latest_row_s)
+                points.append((1.0 / (row_s * costs.rows), 1.0 / row_s, float(len(costs.latest_row_s))))
+        if len(points) < 2:
             return None
-        # Weighted least squares of 1 = fixed / t + row * n / t.
-        ff = sum(count / t**2 for _, t, count in points)
-        fr = sum(count * n / t**2 for n, t, count in points)
-        rr = sum(count * (n / t) ** 2 for n, t, count in points)
-        f = sum(count / t for _, t, count in points)
-        r = sum(count * n / t for n, t, count in points)
-        fixed, row = (f * rr - r * fr), (r * ff - f * fr)
-        determinant = ff * rr - fr * fr
-        if determinant <= 0.0:
-            return None
-        fixed, row = fixed / determinant, row / determinant
-        if fixed < 0.0:
-            fixed, row = 0.0, r / rr
-        elif row < 0.0:
-            fixed, row = f / ff, 0.0
-        return LinearCost(fixed, row)
+        cost = _line(points)
+        for _ in range(self.FITS if cost is not None else 0):
+            weighted = []
+            for f, r, count in points:
+                error = abs(cost.fixed_s * f + cost.row_s * r - 1.0)
+                weighted.append((f, r, count / max(1.0, error / self.TOLERANCE) ** 2))
+            cost = _line(weighted) or cost
+        return cost
+
+
+def _line(points: list[tuple[float, float, float]]) -> LinearCost | None:
+    """Return the least squares of ``1 = fixed * f + row * r`` over ``(f, r, weight)``, neither below 0."""
+    ff = fr = rr = f_sum = r_sum = 0.0
+    for f, r, weight in points:
+        ff += weight * f * f
+        fr += weight * f * r
+        rr += weight * r * r
+        f_sum += weight * f
+        r_sum += weight * r
+    determinant = ff * rr - fr * fr
+    if determinant <= 1e-9 * ff * rr:  # all batches had about the same size
+        return None
+    fixed_s = (f_sum * rr - r_sum * fr) / determinant
+    row_s = (r_sum * ff - f_sum * fr) / determinant
+    if fixed_s < 0.0:
+        return LinearCost(0.0, r_sum / rr)
+    if row_s < 0.0:
+        return LinearCost(f_sum / ff, 0.0)
+    return LinearCost(fixed_s, row_s)
