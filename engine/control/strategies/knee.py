@@ -52,7 +52,6 @@ class KneeStrategy:
     CLEAR_GAIN = 1.15
     CLEAR_LOSS = 0.9
     TOLERANCE = 0.95
-    FLAT_STEPS = 2
     FREE_ROWS = 0.6
     LATENCY_SHARE = 0.8
     MISS_FACTOR = 0.7
@@ -77,7 +76,6 @@ class KneeStrategy:
         self._steps = [
             size for size in self._costs if size < size_class(self.size)
         ]  # of the climb, ascending
-        self._flat = 0
         self._stop: SizeBound = "knee"
         self._checked = 0
         self._held = self.size
@@ -125,7 +123,7 @@ class KneeStrategy:
         elif self._phase is _Phase.CLIMB:
             self._climb(size)
         elif self._phase is _Phase.CHECK:
-            self._check()
+            self._check(size)
         elif self._phase is _Phase.PROBE:
             self._judge(size, batch.at_s)
         elif self._tried >= self.ANCHOR_SAMPLES:
@@ -148,16 +146,16 @@ class KneeStrategy:
         below = [step for step in self._steps if step < size]
         if below:
             last = below[-1]
-            gain = costs.row_s(costs.best(below)) / row_s
+            gain = costs.least_row_s(below) / row_s
             clear = max(self.CLEAR_GAIN, math.exp(2.0 * costs.noise))
             if gain < clear and self._tried < self._enough:
                 return
             growth = costs.rows(size) / costs.rows(last)
-            self._flat = 0 if gain >= self.GAIN else self._flat + 1
             if growth < self.GAIN:
                 self._end_climb(size, "source")
                 return
-            if self._flat >= self.FLAT_STEPS or gain < self.CLEAR_LOSS:
+            brought_nothing = gain < self.GAIN and len(below) > 1 and costs.least_row_s(below[:-1]) < self.GAIN * costs.row_s(last)
+            if brought_nothing or gain < self.CLEAR_LOSS:
                 self._end_climb(size, "knee")
                 return
             if row_s * growth < self.FREE_ROWS * growth * costs.row_s(last):
@@ -168,7 +166,7 @@ class KneeStrategy:
         if size_class(wanted) <= size:
             if self._tried < self._enough and room < factor:
                 return
-            self._end_climb(size, "max_size" if room > 1.0 else "latency")
+            self._end_climb(size, "max_size" if wanted >= config.max_size else "latency")
         else:
             self._steps.append(size)
             self._try(_Phase.CLIMB, wanted)
@@ -188,9 +186,17 @@ class KneeStrategy:
             self._checked += 1
             self._try(_Phase.CHECK, rows)
 
-    def _check(self) -> None:
-        if self._tried >= self.CHECKS:
+    def _check(self, size: int) -> None:
+        if self._tried < self.CHECKS:
+            return
+        if self._changed(size):
+            self._begin_again(size)
+        else:
             self._settle()
+
+    def _changed(self, size: int) -> bool:
+        """Tell whether a size costs something else than the last time that it was tried."""
+        return self._costs.shift(size, self._tried) > max(self.DRIFT, math.exp(2.4 * self._costs.noise))
 
     def _knee(self) -> tuple[int, SizeBound]:
         """Return the smallest size within 2 % of the best, by all that is known, and what keeps it there."""
@@ -204,6 +210,7 @@ class KneeStrategy:
                     measured_s[size] = max(measured_s[size], line.seconds_a_row(costs.rows(size)))
         least_s = min(measured_s.values())
         best = max(size for size in sizes if measured_s[size] <= least_s / self.TOLERANCE)
+        best = next(size for size in sizes if self.GAIN * costs.rows(size) >= costs.rows(best))  # asks no more for as many
         best_rows = costs.asked_rows(best)
         rows = float(best_rows)
         line = costs.fit(best)
@@ -212,16 +219,23 @@ class KneeStrategy:
             if self.TOLERANCE <= least_s / expected_s <= 1.0 / self.TOLERANCE:
                 least_s = expected_s  # the line knows more than the batches of one size
             rows = min(rows, line.rows_at(least_s / self.CLOSE))
+        # The line is trusted below what was measured, but not far: what it says there is checked before it is held.
         sure = next((size for size in sizes if costs.count(size) >= self.SAMPLES), sizes[0])
-        lowest = costs.asked_rows(sure) / math.sqrt(2.0)  # the line is not trusted further below
+        lowest = max(costs.asked_rows(sizes[0]) / math.sqrt(2.0), costs.asked_rows(sure) / 4.0)
         too_slow_s = least_s / (self.CLOSE * self.TOLERANCE)
         for size in sizes:
             if size < best and costs.count(size) >= self.CHECKS and measured_s[size] > too_slow_s:
-                lowest = max(lowest, costs.asked_rows(size) * math.sqrt(2.0))
+                lowest = max(lowest, costs.asked_rows(size) * 2.0)
         rows = self._config.clamp(round(min(max(rows, lowest), best_rows)))
-        if size_class(rows) >= best:
-            return best_rows, self._stop
-        return rows, "min_size" if rows == self._config.min_size else "knee"
+        if size_class(rows) < size_class(costs.rows(best)):
+            return rows, "min_size" if rows == self._config.min_size else "knee"
+        if self._stop == "latency":
+            most_s = self.LATENCY_SHARE * self._config.latency_target_s
+            room = most_s / (least_s * best_rows)
+            if line is not None and line.row_s > 0.0:
+                room = (most_s - line.fixed_s) / (line.row_s * best_rows)
+            best_rows = self._config.clamp(math.floor(best_rows * min(max(room, math.sqrt(0.5)), math.sqrt(2.0))))
+        return best_rows, self._stop
 
     def _hold(self, rows: int, bound: SizeBound | None) -> None:
         self._held = rows
@@ -251,10 +265,10 @@ class KneeStrategy:
 
     def _begin_again(self, size: int) -> None:
         self._costs.keep([size], latest=self.CHECKS)
+        self._held = self.size
         self._probes = 0
         self._next_probe_s = -math.inf
         self._steps = []
-        self._flat = 0
         anchor = self._config.clamp(self.size // self.ANCHOR_SHARE)
         if size_class(anchor) < size:
             self._try(_Phase.ANCHOR, anchor)
@@ -268,7 +282,8 @@ class KneeStrategy:
         self._costs.scale(row_s / self._row_s, but=size)
         self._row_s = row_s
         up, self._probe_up = self._probe_up, not self._probe_up
-        rows = config.clamp(round(self._held * (math.sqrt(2.0) if up else math.sqrt(0.5))))
+        root = math.sqrt(2.0)
+        rows = config.clamp(math.ceil(self._held * root) if up else math.floor(self._held / root))
         if rows * row_s > self.LATENCY_SHARE * config.latency_target_s or size_class(rows) == size:
             self._next_probe = self._batches + self.PROBE_AFTER_BATCHES
         else:
@@ -278,6 +293,9 @@ class KneeStrategy:
         if self._tried < self._enough:
             return
         costs = self._costs
+        if self._changed(size):
+            self._begin_again(size)
+            return
         self._probes += 1
         if self._probes >= self.EARLY_PROBES:
             self._next_probe_s = at_s + self._config.evaluation_interval_s
@@ -286,7 +304,6 @@ class KneeStrategy:
         if size > held and costs.row_s(held) >= clear * costs.row_s(size, self._tried):
             self._steps = [step for step in costs if step < size]
             costs.keep([*self._steps, size])  # what larger ones took was before this change
-            self._flat = 0
             self._phase = _Phase.CLIMB
             self._climb(size)
             return
