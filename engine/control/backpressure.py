@@ -181,7 +181,7 @@ class BackpressureController:
                     if turn is None:
                         turn = threading.Condition(self._lock)
                         task.waiting.append(turn)
-                    turn.wait(wait_s)
+                    turn.wait(None if wait_s is None else min(wait_s, CreditAccount.LONGEST_WAIT_S))
                 return 0
             finally:
                 if turn is not None:

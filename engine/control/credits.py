@@ -108,6 +108,7 @@ class CreditAccount(ABC):
         "rate",
     )
 
+    LONGEST_WAIT_S = 86_400.0  # more than threads can be told to wait is possible at a tiny refill rate
     SMOOTHING = 0.2
     PARALLEL_MEMORY_S = 3.0
 
@@ -202,7 +203,9 @@ class BucketAccount(CreditAccount):
     def seconds_until(self, n: int, share: float) -> float | None:
         """Return how long the bucket takes to fill so far."""
         missing = min(n, self._capacity) - self.bucket
-        return max(self._least_wait_s, missing / self._refill_rate) if missing > 0.0 else None
+        if missing <= 0.0:
+            return None
+        return min(max(self._least_wait_s, missing / self._refill_rate), self.LONGEST_WAIT_S)
 
     def take(self, granted: int) -> None:
         """Book a grant."""
@@ -229,8 +232,6 @@ class WindowAccount(CreditAccount):
         "_config",
         "_due_s",
         "_evaluated_s",
-        "_growth_rate",
-        "_target",
         "allowance",
     )
 
@@ -243,8 +244,6 @@ class WindowAccount(CreditAccount):
         self._due_s = now_s + config.refill_interval_s
         self.allowance = float(config.initial_credits)
         """The window as the rate allows it, before memory pressure."""
-        self._target = self.allowance
-        self._growth_rate = config.refill_rate
 
     def available(self, now_s: float, share: float, most: int | None = None) -> int:
         """Return what the window leaves beside what is in flight."""
@@ -266,23 +265,32 @@ class WindowAccount(CreditAccount):
         """Return how long the window takes to grow so far."""
         window = self.window(share)
         missing = min(n, window) + self.in_flight - window
-        if missing <= 0 or share <= 0.0 or self.allowance + missing / share > self._target:
+        if missing <= 0 or share <= 0.0:
             return None
-        return max(self._config.refill_interval_s, missing / share / self._growth_rate)
+        target, growth_rate = self._aim()  # of now: since the last evaluation there may have been reports
+        if self.allowance + missing / share > target:
+            return None
+        wait_s = max(self._config.refill_interval_s, missing / share / growth_rate)
+        return min(wait_s, self.LONGEST_WAIT_S)
 
     def _evaluate(self, now_s: float) -> None:
-        config = self._config
-        elapsed_s = now_s - self._evaluated_s
+        target, growth_rate = self._aim()
+        self.allowance = min(target, self.allowance + (now_s - self._evaluated_s) * growth_rate)
         self._evaluated_s = now_s
-        self._due_s = now_s + config.refill_interval_s
-        rate = self.rate * self.parallelism if self.rate is not None else 0.0
+        self._due_s = now_s + self._config.refill_interval_s
+
+    def _aim(self) -> tuple[float, float]:
+        """Return what the window goes to, and by how much a second."""
+        config = self._config
+        most = float(config.max_credits)
+        rate = self.rate * self.parallelism if self.rate is not None else None
+        growth_rate = config.refill_rate if rate is None else max(config.refill_rate, self.HEADROOM * rate)
         if config.queue_target_s is None:
-            self._target = float(config.max_credits)
-        elif rate:
-            target = self.HEADROOM * config.queue_target_s * rate
-            self._target = min(max(target, float(config.min_credits)), float(config.max_credits))
-        self._growth_rate = max(config.refill_rate, self.HEADROOM * rate)
-        self.allowance = min(self._target, self.allowance + elapsed_s * self._growth_rate)
+            return most, growth_rate
+        if rate is None:
+            return float(config.initial_credits), growth_rate
+        target = self.HEADROOM * config.queue_target_s * rate
+        return min(max(target, float(config.min_credits)), most), growth_rate
 
 
 def open_account(config: CreditConfig, now_s: float) -> CreditAccount:

@@ -311,6 +311,36 @@ def test_a_waiter_sees_the_window_grow_though_nobody_reports() -> None:
     assert made.acquire("t", 1000, timeout=30) == 1000
 
 
+def test_a_waiter_counts_on_the_rate_of_the_latest_report() -> None:
+    clock = ManualClock()
+    made = controller(clock)
+    made.request_credits("t", 1000)
+    assert made.seconds_until_credits("t", 500) is None
+    clock.now_s = 0.01  # sooner than the window is looked at again
+    made.report_processing("t", 100, 0.001)
+    assert made.seconds_until_credits("t", 500) == pytest.approx(0.05)
+
+
+def test_no_wait_is_longer_than_a_thread_can_wait() -> None:
+    made = controller(
+        TellingClock(),
+        mode=CreditMode.FIXED,
+        initial_credits=1,
+        min_credits=1,
+        max_credits=9,
+        refill_rate=1e-300,
+    )
+    assert made.request_credits("t", 1) == 1
+    assert made.seconds_until_credits("t", 9) == 86_400.0
+    clock = TellingClock()
+    made = controller(clock, initial_credits=100, max_credits=100)
+    made.request_credits("t", 100)
+    thread, granted = acquire_on_a_thread(made, clock, 50, timeout=1e12)
+    made.report_processing("t", 50, 0.1)
+    thread.join(30)
+    assert granted == [50]
+
+
 def test_credits_that_were_not_used_come_back() -> None:
     made = controller(ManualClock(), initial_credits=500)
     assert made.request_credits("t", 500) == 500
