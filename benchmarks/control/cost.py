@@ -50,6 +50,7 @@ CONTENDED_REQUEST_US = 5.0
 RUN_PERCENT = 3.0
 
 THREADS = 8
+_STRETCH_CALLS = 500
 _MANY = 1 << 50
 
 Call = Callable[[], object]
@@ -97,7 +98,19 @@ def _no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def _seconds_a_call(call: Call, calls: int, threads: int) -> float:
+def _seconds_alone(call: Call, calls: int) -> float:
+    """Return the seconds of a call: the median of stretches too short to be interrupted often."""
+    stretches = []
+    with _no_collection():
+        for _ in range(max(1, calls // _STRETCH_CALLS)):
+            began_s = time.perf_counter()
+            for _ in repeat(None, _STRETCH_CALLS):
+                call()
+            stretches.append(time.perf_counter() - began_s)
+    return statistics.median(stretches) / _STRETCH_CALLS
+
+
+def _seconds_contended(call: Call, calls: int, threads: int) -> float:
     """Return the seconds from one call to the next, of whichever thread: the wall time over all calls."""
     ready = threading.Barrier(threads + 1)
 
@@ -122,9 +135,10 @@ def time_calls(calls: int, rounds: int, wait: Callable[[], float]) -> list[dict[
     taken: dict[tuple[str, int], list[float]] = {}
     for _ in range(rounds):
         for name, call in _calls().items():
-            for threads in (1, THREADS):
-                wait()
-                taken.setdefault((name, threads), []).append(_seconds_a_call(call, calls, threads))
+            wait()
+            taken.setdefault((name, 1), []).append(_seconds_alone(call, calls))
+            wait()
+            taken.setdefault((name, THREADS), []).append(_seconds_contended(call, calls, THREADS))
     return [
         {
             "name": name,
