@@ -1,8 +1,8 @@
 """What control costs: a call of each controller, and a whole run against the same run with nothing to decide.
 
-Covers the calls that a batch makes, by one thread and by eight at once, and two pipelines with control as it is by
-default beside fixed batches of the size that it had found and credits without bounds. Sizes that are still being
-looked for are no part of it: ``benchmarks.control`` has those.
+Covers the calls that a batch makes, by one thread and by eight at once, and two pipelines three ways: with fixed batches
+of the size that had been found and credits without bounds; with everything at work, but bound to that size, which is
+what control costs; and as by default, with probes of other sizes. ``benchmarks.control`` judges those.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import dataflare as flare
@@ -50,6 +51,7 @@ CONTENDED_REQUEST_US = 5.0
 RUN_PERCENT = 3.0
 
 THREADS = 8
+_OF_A_BATCH = ("admit and settle", "AdaptiveBatcher.record_batch")
 _STRETCH_CALLS = 500
 _MANY = 1 << 50
 
@@ -151,11 +153,11 @@ def time_calls(calls: int, rounds: int, wait: Callable[[], float]) -> list[dict[
     ]
 
 
-def _programs(rows: int, scale: float) -> dict[str, Any]:
+def _programs(rows: int, scale: float, data: Path) -> dict[str, Any]:
     """Return two pipelines whose sink keeps nothing, so that each batch goes all the way."""
     workload = WORKLOADS["W3"]
     table = generate(workload.inputs, rows).table
-    path = lineitem(cache_folder(), scale)
+    path = lineitem(data, scale)
     return {
         f"six fused steps over {rows:,} rows in memory": pipeline(workload, table).write(_drop),
         f"Q6's lines of lineitem, scale {scale:g}, from Parquet": q6_lines(flare.read_parquet(path)).write(
@@ -174,7 +176,8 @@ def time_runs(name: str, program: Any, rounds: int, wait: Callable[[], float]) -
         report = program.run()
     size = round(statistics.median(rows for _, rows in report.batch_size_curve))
     options: dict[str, dict[str, Any]] = {
-        "control": {},
+        "default": {},
+        "control": {"batching": AdaptiveBatchingConfig(initial_size=size, min_size=size, max_size=size)},
         "fixed": {
             "batching": AdaptiveBatchingConfig(
                 initial_size=size, min_size=1, max_size=_MANY, strategy="fixed"
@@ -199,16 +202,19 @@ def time_runs(name: str, program: Any, rounds: int, wait: Callable[[], float]) -
     return {
         "name": name,
         "batch_rows": size,
+        "batches": report.batches,
         "control_median_s": statistics.median(taken["control"]),
         "fixed_median_s": statistics.median(taken["fixed"]),
-        "cost_percent": _more_percent(taken),
-        "processor_percent": _more_percent(processor),
+        "cost_percent": _more_percent(taken, "control"),
+        "processor_percent": _more_percent(processor, "control"),
+        "default_percent": _more_percent(taken, "default"),
+        "processor_s": statistics.median(processor["control"]),
     }
 
 
-def _more_percent(seconds: dict[str, list[float]]) -> float:
-    """Return by how much the median round of a run with control takes longer."""
-    ratios = [mine / other for mine, other in zip(seconds["control"], seconds["fixed"], strict=True)]
+def _more_percent(seconds: dict[str, list[float]], which: str) -> float:
+    """Return by how much a run takes longer than the fixed one, in the median of the rounds."""
+    ratios = [mine / other for mine, other in zip(seconds[which], seconds["fixed"], strict=True)]
     return 100.0 * (statistics.median(ratios) - 1.0)
 
 
@@ -216,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run both tables; return the report."""
     parser = common_parser("control.cost", __doc__, size="10M", rounds=15)
     parser.add_argument("--scale", type=float, default=1.0, help="scale factor of lineitem")
+    parser.add_argument("--data", type=Path, default=cache_folder(), help="where lineitem is, or is made")
     parser.add_argument("--calls", type=int, default=80_000, help="calls a round")
     options = parser.parse_args(arguments)
     console, quiet = new_console(), quiet_cores(options)
@@ -225,9 +232,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         progress("calls")
         calls = time_calls(options.calls, min(options.rounds, 7), quiet.wait)
         runs = []
-        for name, program in _programs(options.size, options.scale).items():
+        for name, program in _programs(options.size, options.scale, options.data).items():
             progress(name)
             runs.append(time_runs(name, program, options.rounds, quiet.wait))
+    batch_us = sum(r["median_us"] for r in calls if r["name"] in _OF_A_BATCH)
+    for run in runs:
+        run["calls_percent"] = 100.0 * run["batches"] * batch_us / 1e6 / run["processor_s"]
     print_rows(
         console,
         f"µs a call: by one thread, and by {THREADS} at once (wall time over all their calls)",
@@ -239,11 +249,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     )  # fmt: skip
     print_rows(
         console,
-        "whole runs: control as by default, against fixed batches of the same size and credits without bounds",
-        ("program", "rows a batch", "control", "fixed", "cost", "of processor time"),
+        "whole runs: control at the size it found, against fixed batches of that size and credits without bounds",
+        ("program", "rows a batch", "control", "fixed", "cost", "of processor time", "its calls alone", "with probes"),
         [
             (r["name"], f"{r['batch_rows']:,}", time_text(r["control_median_s"]), time_text(r["fixed_median_s"]),
-             f"{r['cost_percent']:+.1f} %", f"{r['processor_percent']:+.1f} %")
+             f"{r['cost_percent']:+.1f} %", f"{r['processor_percent']:+.1f} %", f"{r['calls_percent']:.2f} %", f"{r['default_percent']:+.1f} %")
             for r in runs
         ],
     )  # fmt: skip

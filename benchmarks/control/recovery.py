@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -84,12 +85,12 @@ def _stream(sink: SickSink, until_s: float, read: list[Event]) -> Iterator[pa.Re
         yield whole
 
 
-def _pipeline(source: str, sink: SickSink, until_s: float, read: list[Event], scale: float) -> Any:
-    if source == "stream":
+def _pipeline(sink: SickSink, until_s: float, read: list[Event], path: Path | None) -> Any:
+    if path is None:
         schema = generate(("price", "qty"), 1).table.schema
         start = flare.from_batches(_stream(sink, until_s, read), schema)
         return start.map(lambda r: {"total": r.price * r.qty * 1.08}).write(sink.write)
-    start = flare.read_parquet(lineitem(cache_folder(), scale))
+    start = flare.read_parquet(path)
     return start.map(lambda r: {"total": float(r.l_extendedprice) * (1.0 - float(r.l_discount))}).write(
         sink.write
     )
@@ -111,13 +112,13 @@ def _back_after_s(written: Sequence[Event], well_s: float, before: float) -> flo
 
 
 def sick_run(
-    source: str, fault: str, *, ill_for_s: float, around_s: float, limit_bytes: int, scale: float
+    source: str, fault: str, *, ill_for_s: float, around_s: float, limit_bytes: int, path: Path | None
 ) -> dict[str, Any]:
     """Run a pipeline whose sink falls ill ``around_s`` seconds after the start; return what was seen."""
     sink = SickSink(fault, 1e-7 if source == "parquet" else 4e-8, around_s, ill_for_s)
     read: list[Event] = []
     until_s = around_s + ill_for_s + around_s + BACK_WITHIN_S
-    pipeline = _pipeline(source, sink, until_s, read, scale)
+    pipeline = _pipeline(sink, until_s, read, path)
     report = pipeline.run(memory_limit=limit_bytes)
     written = sink.written
     before = rate(written, 1.0, around_s)  # the first second belongs to the search for the batch size
@@ -171,6 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     )
     parser.add_argument("--limit-mb", type=int, default=256, help="memory limit")
     parser.add_argument("--scale", type=float, default=10.0, help="scale factor of lineitem")
+    parser.add_argument("--data", type=Path, default=cache_folder(), help="where lineitem is, or is made")
     options = parser.parse_args(arguments)
     console, quiet = new_console(), quiet_cores(options)
     report = new_report(
@@ -187,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 ill_for_s=options.ill_s,
                 around_s=options.around_s,
                 limit_bytes=options.limit_mb << 20,
-                scale=options.scale,
+                path=lineitem(options.data, options.scale) if source == "parquet" else None,
             )
             _print_run(console, run)
             runs.append(run)
