@@ -1,8 +1,8 @@
 """What control costs: a call of each controller, and a whole run against the same run with nothing to decide.
 
-Covers the calls that a batch makes, by one thread and by eight at once, and two pipelines three ways: with fixed batches
-of the size that had been found and credits without bounds; with everything at work, but bound to that size, which is
-what control costs; and as by default, with probes of other sizes. ``benchmarks.control`` judges those.
+Covers the calls that a batch makes, by one thread and by eight at once, and two pipelines three ways: with fixed
+batches of the size that had been found and credits without bounds; with everything at work, but bound to that size,
+which is what control costs; and as by default, with probes of other sizes. ``benchmarks.control`` judges those.
 """
 
 from __future__ import annotations
@@ -252,8 +252,16 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "whole runs: control at the size it found, against fixed batches of that size and credits without bounds",
         ("program", "rows a batch", "control", "fixed", "cost", "of processor time", "its calls alone", "with probes"),
         [
-            (r["name"], f"{r['batch_rows']:,}", time_text(r["control_median_s"]), time_text(r["fixed_median_s"]),
-             f"{r['cost_percent']:+.1f} %", f"{r['processor_percent']:+.1f} %", f"{r['calls_percent']:.2f} %", f"{r['default_percent']:+.1f} %")
+            (
+                r["name"],
+                f"{r['batch_rows']:,}",
+                time_text(r["control_median_s"]),
+                time_text(r["fixed_median_s"]),
+                f"{r['cost_percent']:+.1f} %",
+                f"{r['processor_percent']:+.1f} %",
+                f"{r['calls_percent']:.2f} %",
+                f"{r['default_percent']:+.1f} %",
+            )
             for r in runs
         ],
     )  # fmt: skip
