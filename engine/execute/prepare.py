@@ -28,7 +28,7 @@ from dataflare.execute.reading import PartitionQueue, PartitionReader, Reader, S
 from dataflare.execute.widths import row_bytes
 from dataflare.kernels.errors import CompileError, DataFlareError, MemoryLimitError, RunError
 from dataflare.kernels.memory.pool import default_pool
-from dataflare.observe.curve import Curve
+from dataflare.observe.curves import CurveRecorder
 from dataflare.optimize.placement import place
 from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan, PhysicalStep
 
@@ -107,6 +107,7 @@ class PreparedRun:
         if source.size_bytes and rows:
             read_bytes = source.size_bytes / rows
         out_bytes = row_bytes(plan.schema) if plan.schema is not None else read_bytes
+        self._source_bytes_per_row = read_bytes
         self._out_bytes_per_row = out_bytes
         self.read_bytes_per_row = 0.0 if self.in_memory else read_bytes
         self.bytes_per_row = max(1.0, self.read_bytes_per_row + out_bytes)
@@ -132,8 +133,7 @@ class PreparedRun:
         )
         """Records that a task works on before it looks at its mailbox again, where all share one output."""
         self.began_s = clock()
-        self.batch_curve = Curve()
-        self.credit_curve = Curve()
+        self.curves = CurveRecorder(self.monitors)
         self.queue = PartitionQueue(self.partitions, self.limit_rows)
         self._shared: SharedReader | None = None
         if self.in_memory:
@@ -217,6 +217,15 @@ class PreparedRun:
     def settle(self, admission: Admission, rows: int, work_s: float) -> None:
         """Book a batch of ``rows`` input records as consumed; all work on it took ``work_s``."""
         self._admitted.discard(admission)
+        if rows:
+            self.curves.note_batch(
+                self.clock() - self.began_s,
+                rows,
+                rows * (self.read_bytes_per_row or self._source_bytes_per_row),
+                work_s,
+                in_flight_rows=self.controller.in_flight,
+                reserved_bytes=self.budget.reserved_bytes,
+            )
         admission.settle(work_s)
         if rows:
             self.batcher.record_batch(rows, work_s)
@@ -238,12 +247,6 @@ class PreparedRun:
             f"more than the memory limit of {format_bytes(self.budget.limit_bytes or 0)} leaves to {task}. "
             "Raise memory_limit."
         )
-
-    def note_batch(self, at_s: float, rows: int) -> None:
-        """Add a point to the curves."""
-        at_s -= self.began_s
-        if self.batch_curve.add(at_s, rows):
-            self.credit_curve.add(at_s, self.controller.in_flight)
 
     def keep(self, nbytes: int, admission: Admission | None) -> None:
         """Count bytes of a batch that the sink keeps until the run is over, out of what was set aside for it.

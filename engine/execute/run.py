@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from dataflare.control.credits import CreditMode
 from dataflare.execute.memory_use import MemoryUse
 from dataflare.execute.prepare import PreparedRun, prepare_run
 from dataflare.execute.runtime import load_runtime
@@ -18,6 +19,7 @@ from dataflare.observe.report import RunReport
 
 if TYPE_CHECKING:
     from dataflare.execute.outcome import Outcome
+    from dataflare.observe.curves import RunCurves
     from dataflare.observe.progress import ProgressEvent
     from dataflare.options import ProgressOption, RunOptions
     from dataflare.plan.physical import PhysicalPlan
@@ -71,8 +73,17 @@ def _report(run: PreparedRun, outcome: Outcome, memory: MemoryUse, wall_s: float
         rows_dropped_null_predicate=outcome.rows_dropped_null_predicate,
         lost_devices=dict(run.lost_devices),
         files=outcome.files,
-        batch_size_curve=run.batch_curve.points(),
-        credit_curve=run.credit_curve.points(),
+        curves=_curves(run),
+    )
+
+
+def _curves(run: PreparedRun) -> RunCurves:
+    """Return the curves of the run, with the bounds that its controllers worked to."""
+    batching, flow = run.batcher.config, run.controller.config
+    return run.curves.curves(
+        memory_limit_bytes=run.budget.limit_bytes,
+        latency_target_s=None if batching.strategy == "fixed" else batching.latency_target_s,
+        pressure_threshold=flow.memory_threshold if flow.mode is CreditMode.ADAPTIVE else None,
     )
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dataflare.control.budget import format_bytes
-from dataflare.observe.curve import CurvePoint
+from dataflare.kernels.errors import SinkError
+from dataflare.observe.curves import CurvePoint, RunCurves
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
-__all__ = ["RunReport", "StageReport"]
+__all__ = ["STAGE_COLUMNS", "RunReport", "StageReport", "format_rate", "format_seconds", "stage_cells"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +78,18 @@ class RunReport:
     lost_devices: Mapping[str, str] = field(default_factory=dict)
     """Devices that were lost while running, and why: the CPU went on in their place."""
     files: tuple[str, ...] = ()
-    batch_size_curve: tuple[CurvePoint, ...] = field(default=(), repr=False)
-    """Rows of the batches over time, thinned to a bounded number of points."""
-    credit_curve: tuple[CurvePoint, ...] = field(default=(), repr=False)
-    """Records in flight over time, thinned likewise."""
+    curves: RunCurves = field(default_factory=RunCurves, repr=False)
+    """Batch size, rate, latency, credits and memory over time."""
+
+    @property
+    def batch_size_curve(self) -> tuple[CurvePoint, ...]:
+        """Rows of the batches over time."""
+        return self.curves.points("batch_rows")
+
+    @property
+    def credit_curve(self) -> tuple[CurvePoint, ...]:
+        """Records in flight over time."""
+        return self.curves.points("in_flight_rows")
 
     @property
     def rows_per_s(self) -> float | None:
@@ -97,32 +107,80 @@ class RunReport:
         return sum(stage.batches_on_cpu for stage in self.stages)
 
     def __str__(self) -> str:
-        lines = [self._headline(), self._memory_line()]
+        lines = [self.headline, self.memory_line]
         width = max([len(stage.name) for stage in self.stages], default=0)
         for stage in self.stages:
             lines.append(f"  {stage.name:<{width}}  {_rows(stage):>27}  {_times(stage)}")
-        lines += [f"  {text}" for text in self._remarks()]
+        lines += [f"  {text}" for text in self.remarks]
         return "\n".join(lines)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.table import Table
         from rich.text import Text
 
-        yield Text(self._headline(), style="bold")
+        yield Text(self.headline, style="bold")
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("stage", min_width=12)
-        rows = [_cells(stage) for stage in self.stages]
-        for place, title in enumerate(_COLUMNS):
+        rows = [stage_cells(stage) for stage in self.stages]
+        for place, title in enumerate(STAGE_COLUMNS):
             width = max([len(title), *(len(row[place]) for row in rows)])
             table.add_column(title, justify="right", no_wrap=True, min_width=width)
         for stage, row in zip(self.stages, rows, strict=True):
             table.add_row(Text(stage.name, no_wrap=True, overflow="ellipsis"), *row)
         yield table
-        yield Text(self._memory_line(), style="dim")
-        for remark in self._remarks():
+        yield Text(self.memory_line, style="dim")
+        for remark in self.remarks:
             yield Text(remark)
 
-    def _headline(self) -> str:
+    def write_curves(self, path: str | Path) -> None:
+        """Draw the curves into a file, replacing one that is there; its ending says what it is.
+
+        Parameters
+        ----------
+        path
+            Ends in ``.svg`` or ``.png`` for the picture, in ``.html`` for the page of `to_html`.
+
+        Raises
+        ------
+        OptionError
+            The ending is another one, the folder is not there, or matplotlib is missing
+            (``pip install 'dataflare[plot]'``).
+        SinkError
+            The file cannot be written.
+        """
+        from dataflare.observe.drawing import draw_curves, picture_kind
+
+        kind = picture_kind(path)
+        if kind == "html":
+            content = self.to_html().encode()
+        else:
+            content = draw_curves(self.curves, kind, title=self.headline)
+        try:
+            Path(path).write_bytes(content)
+        except OSError as error:
+            raise SinkError(f"{path} cannot be written: {error.strerror}.") from error
+
+    def to_html(self) -> str:
+        """Return a page with the table of stages and the curves, which loads nothing from elsewhere.
+
+        Raises
+        ------
+        OptionError
+            matplotlib is missing (``pip install 'dataflare[plot]'``).
+        """
+        from dataflare.observe.drawing import draw_curves
+        from dataflare.observe.html import report_page
+
+        return report_page(self, draw_curves(self.curves, "svg").decode())
+
+    def _repr_html_(self) -> str:
+        from dataflare.observe.html import report_table
+
+        return report_table(self)
+
+    @property
+    def headline(self) -> str:
+        """Rows, seconds, rate and where it ran, in one line."""
         rate = self.rows_per_s
         speed = f", {format_rate(rate)}" if rate is not None else ""
         return (
@@ -131,7 +189,9 @@ class RunReport:
             f"compiled in {format_seconds(self.compile_s)})"
         )
 
-    def _memory_line(self) -> str:
+    @property
+    def memory_line(self) -> str:
+        """Bytes moved and peaks of memory, in one line."""
         parts = [
             f"{format_bytes(self.bytes_in)} in, {format_bytes(self.bytes_out)} out",
             f"peak of batches {format_bytes(self.peak_host_bytes)}",
@@ -142,7 +202,9 @@ class RunReport:
             parts.append(f"unaccounted {format_bytes(self.unaccounted_bytes)}")
         return "memory: " + ", ".join(parts)
 
-    def _remarks(self) -> list[str]:
+    @property
+    def remarks(self) -> list[str]:
+        """What else one should know of the run, a sentence each."""
         remarks = []
         if self.rows_dropped_null_predicate:
             remarks.append(f"{self.rows_dropped_null_predicate:,} rows dropped: filter condition was null")
@@ -183,10 +245,12 @@ def format_rate(rows_per_s: float) -> str:
     return f"{rows_per_s:.3g} rows/s"
 
 
-_COLUMNS = ("tasks", "rows in", "rows out", "batches", "read", "kernel", "write", "wait")
+STAGE_COLUMNS = ("tasks", "rows in", "rows out", "batches", "read", "kernel", "write", "wait")
+"""What the table of stages shows of each, beside its name."""
 
 
-def _cells(stage: StageReport) -> list[str]:
+def stage_cells(stage: StageReport) -> list[str]:
+    """Return what stands below `STAGE_COLUMNS` for a stage."""
     seconds = (stage.read_s, stage.kernel_s, stage.write_s, stage.wait_s)
     counts = (stage.tasks, stage.rows_in, stage.rows_out, stage.batches)
     return [f"{count:,}" for count in counts] + [format_seconds(value) if value else "-" for value in seconds]

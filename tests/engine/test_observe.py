@@ -1,17 +1,13 @@
-"""Reports, curves and progress as values and as text."""
+"""Reports and progress as values and as text."""
 
 from __future__ import annotations
 
 import io
-from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
 from dataflare.execute.meters import StageMeter, stage_reports
-from dataflare.observe.curve import Curve
 from dataflare.observe.progress import ProgressBar, ProgressEvent
 from dataflare.observe.report import RunReport, StageReport, format_rate, format_seconds
 
@@ -36,20 +32,6 @@ def report(**fields: object) -> RunReport:
         **fields,
     }
     return RunReport(**values)  # type: ignore[arg-type]
-
-
-@given(st.integers(0, 5000), st.integers(2, 40))
-def test_a_curve_is_bounded_and_keeps_its_ends_evenly(points: int, capacity: int) -> None:
-    curve = Curve(capacity)
-    for place in range(points):
-        curve.add(float(place), place * 2.0)
-    kept = curve.points()
-    assert len(kept) <= capacity
-    assert len(kept) >= min(points, capacity // 2)
-    if kept:
-        assert kept[0] == (0.0, 0.0)
-        steps = {late.at_s - early.at_s for early, late in pairwise(kept)}
-        assert len(steps) <= 1
 
 
 def test_meters_of_several_tasks_add_up_by_stage() -> None:
