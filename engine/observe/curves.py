@@ -129,7 +129,7 @@ class CurveRecorder:
         Whose pressure is recorded. It is looked up once a point.
     """
 
-    __slots__ = ("_capacity", "_lock", "_memories", "_points", "_width_s")
+    __slots__ = ("_capacity", "_lock", "_memories", "_points", "_width_s", "monitor_errors")
 
     def __init__(self, memories: Sequence[WatchedMemory] = (), capacity: int = 256) -> None:
         self._memories = tuple(memories)
@@ -137,6 +137,8 @@ class CurveRecorder:
         self._lock = threading.Lock()
         self._points: list[_Point] = []
         self._width_s = _LEAST_WIDTH_S
+        self.monitor_errors: dict[str, str] = {}
+        """Devices whose memory could at some point not be read, and why."""
 
     def note_batch(
         self,
@@ -201,7 +203,11 @@ class CurveRecorder:
         if len(points) >= self._capacity:
             self._thin()
             return self._point(at_s)
-        point = _Point(place, [watched.last.pressure for watched in self._memories])
+        readings = [(watched.device, watched.last) for watched in self._memories]
+        for device, reading in readings:
+            if reading.error is not None:
+                self.monitor_errors[device] = reading.error
+        point = _Point(place, [reading.pressure for _, reading in readings])
         points.append(point)
         return point
 

@@ -135,8 +135,8 @@ class _Panels:
 
     def _batch_size(self, ax: Axes) -> None:
         curves = self._curves
-        self._line(ax, curves.batch_rows)
         _logarithmic(ax, curves.batch_rows)
+        self._line(ax, curves.batch_rows)
         _title(ax, "Batch size", "rows")
         rows = sum(map(mul, curves.batch_rows, curves.batches))
         nbytes = sum(map(mul, curves.batch_bytes, curves.batches))
@@ -151,13 +151,13 @@ class _Panels:
 
     def _latency(self, ax: Axes) -> None:
         curves = self._curves
+        target_s = curves.latency_target_s
+        values = (*curves.latency_s, *curves.longest_latency_s, *([] if target_s is None else [target_s]))
+        _logarithmic(ax, values, 1e3)
         self._band(ax, curves.latency_s, curves.longest_latency_s, 1e3)
         self._line(ax, curves.latency_s, 1e3)
-        values = [*curves.latency_s, *curves.longest_latency_s]
-        if curves.latency_target_s is not None:
-            values.append(curves.latency_target_s)
-            _bound(ax, curves.latency_target_s * 1e3, f"target {curves.latency_target_s * 1e3:g} ms")
-        _logarithmic(ax, values, 1e3)
+        if target_s is not None:
+            _bound(ax, target_s * 1e3, f"target {target_s * 1e3:g} ms")
         _title(ax, "Work on a batch", "ms (shaded: to the longest)")
 
     def _reserved(self, ax: Axes) -> None:
@@ -230,6 +230,7 @@ def _from_zero(ax: Axes, values: Sequence[float], scale: float) -> None:
 
 
 def _logarithmic(ax: Axes, values: Sequence[float], scale: float = 1.0) -> None:
+    """Give empty axes a logarithmic scale on which these values fit; it would complain about zeros otherwise."""
     positive = [value * scale for value in values if value > 0.0] or [1.0]
     ax.set_yscale("log")
     middle = math.sqrt(min(positive) * max(positive))

@@ -69,7 +69,8 @@ class RunReport:
     peak_host_bytes: int
     """The most bytes of batches that were reserved at once."""
     peak_device_bytes: int | None = None
-    """None: no device but the host was used."""
+    """The most bytes that programs had of one device's memory at once, those that lay idle for the next batch included.
+    None: the run had no device but the host."""
     unaccounted_bytes: int | None = None
     """Growth of the process during the run that neither reservations nor the pool explain."""
     rows_dropped_null_predicate: int = 0
@@ -77,6 +78,8 @@ class RunReport:
     dead_letters: int = 0
     lost_devices: Mapping[str, str] = field(default_factory=dict)
     """Devices that were lost while running, and why: the CPU went on in their place."""
+    monitor_errors: Mapping[str, str] = field(default_factory=dict)
+    """Devices whose memory could at some time not be read, and why: the reading before counted meanwhile."""
     files: tuple[str, ...] = ()
     curves: RunCurves = field(default_factory=RunCurves, repr=False)
     """Batch size, rate, latency, credits and memory over time."""
@@ -212,6 +215,10 @@ class RunReport:
             remarks.append(f"{self.dead_letters:,} rows went to the dead-letter sink")
         remarks += [
             f"{device} was lost while running: {reason}" for device, reason in self.lost_devices.items()
+        ]
+        remarks += [
+            f"{device} memory could not always be read, and an earlier reading counted: {reason}"
+            for device, reason in self.monitor_errors.items()
         ]
         if self.device_retries:
             remarks.append(

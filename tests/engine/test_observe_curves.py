@@ -130,6 +130,19 @@ def test_pressure_is_unknown_until_it_is_read_and_peaks_stay() -> None:
     assert set(pressure["cuda:0"]) == {None}
 
 
+def test_a_monitor_that_failed_for_a_while_is_remembered() -> None:
+    watched = Watched()
+    recorder = CurveRecorder([watched])
+    watched.tell(50)
+    note(recorder, 1.0)
+    watched.last = replace(watched.last, stale=True, error="no permission")
+    note(recorder, 2.0)
+    watched.tell(60)
+    note(recorder, 3.0)
+    assert recorder.curves().memory_pressure["host"] == (0.5, 0.5, 0.6)
+    assert recorder.monitor_errors == {"host": "no permission"}
+
+
 def test_the_table_has_a_row_a_point_and_a_column_a_curve() -> None:
     watched = Watched()
     recorder = CurveRecorder([watched])
