@@ -15,16 +15,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dataflare.control.backpressure import Admission, BackpressureController
-from dataflare.control.batching import MOST_ROWS, AdaptiveBatcher, AdaptiveBatchingConfig
 from dataflare.control.budget import MemoryBudget, format_bytes
 from dataflare.control.clock import Clock
 from dataflare.control.credits import CreditConfig, CreditMode
-from dataflare.control.remembered import remembered_sizes
 from dataflare.execute.chain import Chain, ComputeStage, LimitStage, MapBatchesStage, SchemaLatch, Stage
 from dataflare.execute.contiguous import ContiguousOutput
 from dataflare.execute.feasibility import StageNeed, require_feasible
 from dataflare.execute.monitors import run_monitors
 from dataflare.execute.reading import PartitionQueue, PartitionReader, Reader, SharedReader
+from dataflare.execute.sizing import BatchSizing, work_key
 from dataflare.execute.widths import row_bytes
 from dataflare.kernels.errors import CompileError, DataFlareError, MemoryLimitError, RunError
 from dataflare.kernels.memory.pool import default_pool
@@ -39,10 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PreparedRun", "prepare_run"]
 
-_FIRST_BATCH_BYTES = 4 << 20
-_FIRST_BATCH_OF_LOCAL_FILES_BYTES = 12 << 20  # each batch costs 0.2 ms, and decoding fills the caches anyway
-_FIRST_BATCH_IN_MEMORY_BYTES = 48 << 20  # nothing is held in memory for it but its result
-_LEAST_ROWS = 1024
 _LEAST_ROWS_A_TASK = 32_768  # below this a second core costs more to wake than it computes
 _LEAST_TURNS = 4
 _UNBOUNDED_CREDITS = 1 << 50
@@ -113,8 +108,16 @@ class PreparedRun:
         self.bytes_per_row = max(1.0, self.read_bytes_per_row + out_bytes)
         """Estimated bytes that one input record keeps alive until the sink has taken it; tasks correct it."""
 
-        self.batcher = self._make_batcher(max(1.0, read_bytes + out_bytes))
-        self.least_rows = min(self.batcher.config.min_size, _LEAST_ROWS)
+        self.sizing = BatchSizing(
+            options.batching,
+            self._work_key(),
+            fused=self.fused,
+            in_memory=self.in_memory,
+            bytes_per_row=max(1.0, read_bytes + out_bytes),
+            clock=clock,
+        )
+        self.batcher = self.sizing.batcher
+        self.least_rows = self.sizing.least_rows
         self.budget = MemoryBudget(options.memory_limit)
         self._check_feasible(out_bytes)
         self.monitors = run_monitors(self.device, clock)
@@ -282,8 +285,7 @@ class PreparedRun:
 
     def remember(self) -> None:
         """Keep the batch size for the next run of the same work."""
-        if self.options.batching is None and self.batcher.metrics.batch_count >= 4:
-            remembered_sizes().remember(self._key(), self.batcher.found)
+        self.sizing.remember()
 
     def _note_lost(self, device: str, reason: str) -> None:
         """Go on without a device that is lost: the CPU has its work, so that its memory no longer counts."""
@@ -324,32 +326,12 @@ class PreparedRun:
         enough = len(self.partitions) >= 2 * cores  # else one worker would read what all compute
         return local and enough and bool(self._worker_steps) and self.limit_rows is None
 
-    def _make_batcher(self, bytes_per_row: float) -> AdaptiveBatcher:
-        if self.options.batching is not None:
-            return AdaptiveBatcher(self.options.batching, self.clock)
-        found = remembered_sizes().recall(self._key())
-        first_bytes = _FIRST_BATCH_BYTES
-        if self.fused:
-            first_bytes = (
-                _FIRST_BATCH_IN_MEMORY_BYTES if self.in_memory else _FIRST_BATCH_OF_LOCAL_FILES_BYTES
-            )
-        first = int(first_bytes / bytes_per_row) // 64 * 64
-        least = min(max(first, _LEAST_ROWS), MOST_ROWS)
-        # Who reads and computes at once waits for nobody, and smaller batches only cost more turns: from here sizes
-        # can only grow, as far as the memory limit lets them. Those of local files would gain nothing by that, and
-        # the run would take more memory the longer it lasts.
-        floor = least if self.fused else AdaptiveBatchingConfig().min_size
-        ceiling = least if self.fused and not self.in_memory else AdaptiveBatchingConfig().max_size
-        config = AdaptiveBatchingConfig(initial_size=least, min_size=floor, max_size=ceiling)
-        return AdaptiveBatcher(config, self.clock, start=found)
-
-    def _key(self) -> str:
+    def _work_key(self) -> str:
         steps = [
             self._compiled[id(step)].program.key if isinstance(step, ComputeStep) else repr(step)
             for step in self._worker_steps
         ]
-        schema = self.plan.source.schema
-        return "|".join([self.device, str(self.fused), schema.to_string(), *steps])
+        return work_key(self.device, self.fused, self.plan.source.schema, steps)
 
     def _check_feasible(self, out_bytes: float) -> None:
         rows = self.least_rows

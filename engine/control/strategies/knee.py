@@ -1,0 +1,308 @@
+"""KneeStrategy: the smallest batch that is about as fast as any.
+
+Covers the search and what makes it begin again. What batches took is kept in ``control.costs``, with the line that
+tells fixed costs from those of a row.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import TYPE_CHECKING
+
+from dataflare.control.costs import CostCurve, LinearCost, size_class
+from dataflare.control.strategies.base import FoundSize, SizeBound, SteadyBatch
+
+if TYPE_CHECKING:
+    from dataflare.control.batching import AdaptiveBatchingConfig
+
+__all__ = ["KneeStrategy"]
+
+
+class _Phase(enum.Enum):
+    ANCHOR = enum.auto()  # a far smaller size, which costs little time and tells the fixed cost
+    CLIMB = enum.auto()  # larger and larger, as long as that is faster
+    CHECK = enum.auto()  # the size that should be the knee
+    HOLD = enum.auto()
+    PROBE = enum.auto()  # a neighbour of the size that is held
+
+
+class KneeStrategy:
+    """Find the smallest size that is about as fast as any: the knee of the rate curve.
+
+    1. *Climb.* Double the size (or quadruple it, where rows cost next to nothing yet) while rows/s improve by 3 % and
+       the next batch would take at most 80 % of the latency target. An unclear step is measured three times, and
+       the climb ends with the second step in a row that brings nothing.
+    2. *Settle.* The line ``seconds = fixed + row * rows`` through the medians of all sizes up to the fastest one tells
+       the smallest size within 3 % of the best rate. It is checked by five batches; sizes that turn out slower than
+       the line says are not taken.
+    3. *Hold.* Every 25 batches, and not within ``evaluation_interval`` of the last time, three batches of a neighbour
+       (half an octave up and down, in turn) refresh what is known. The size moves when the knee is off by a quarter.
+
+    A cost a row that differs by more than a quarter in five batches in a row is another work or another machine:
+    then the search begins anew from the size that is held, after two batches of a sixteenth of it that tell the
+    fixed cost. Two batches over the latency target in a row shrink the size to 0.7 at once.
+
+    ``stability_threshold`` is how many batches of each size count.
+    """
+
+    CLOSE = 0.98
+    GAIN = 1.03
+    CLEAR_GAIN = 1.15
+    CLEAR_LOSS = 0.9
+    TOLERANCE = 0.95
+    FLAT_STEPS = 2
+    FREE_ROWS = 0.6
+    LATENCY_SHARE = 0.8
+    MISS_FACTOR = 0.7
+    DEAD_BAND = 1.25
+    DRIFT = 1.25
+    SAMPLES = 3
+    MOST_SAMPLES = 8
+    CHECKS = 5
+    MOST_CHECKS = 4
+    ANCHOR_SHARE = 16
+    ANCHOR_SAMPLES = 2
+    PROBE_AFTER_BATCHES = 25
+    EARLY_PROBES = 4
+
+    def __init__(self, config: AdaptiveBatchingConfig, start: FoundSize | None = None) -> None:
+        self._config = config
+        self.size = config.initial_size if start is None else config.clamp(start.rows)
+        self._costs = CostCurve(max(self.CHECKS, config.stability_threshold))
+        self._phase = _Phase.CLIMB
+        self._tried = 0  # batches of the size that is tried now
+        self._steps: list[int] = []  # classes of the climb, ascending
+        self._flat = 0
+        self._stop: SizeBound = "knee"
+        self._checked = 0
+        self._held = self.size
+        self._bound: SizeBound | None = None
+        self._row_s: float | None = None  # of the size that is held
+        self._off = 0  # batches in a row that were clearly dearer, or negative: cheaper
+        self._misses = 0
+        self._batches = 0
+        self._next_probe = 0
+        self._next_probe_s = -math.inf
+        self._probe_up = True
+        self._probes = 0
+        self._known: LinearCost | None = None
+        if start is not None and start.converged:
+            self._hold(self.size, start.bound)
+            if start.fixed_cost_s is not None and start.row_cost_s is not None:
+                self._known = LinearCost(start.fixed_cost_s, start.row_cost_s)
+                self._row_s = self._known.seconds_a_row(self.size)
+
+    @property
+    def found(self) -> FoundSize:
+        """The size that is held, with what it costs; while the search goes on, the one that is tried."""
+        cost = self._costs.fit() or self._known
+        held = self._phase in (_Phase.HOLD, _Phase.PROBE)
+        fixed_s, row_s = (None, None) if cost is None else cost
+        return FoundSize(
+            self._held if held else self.size, held, self._bound if held else None, fixed_s, row_s
+        )
+
+    def observe(self, batch: SteadyBatch) -> None:
+        """Learn what this size costs, and decide the next one."""
+        if batch.rows <= 0 or batch.duration_s <= 0.0:
+            return
+        self._batches += 1
+        size = self._costs.add(batch.asked_rows, batch.rows, batch.duration_s)
+        if batch.duration_s > self._config.latency_target_s:
+            self._misses += 1
+            if self._misses > 1 and self._cut(batch.asked_rows, size):
+                return
+        else:
+            self._misses = 0
+        if batch.asked_rows != self.size:
+            return  # asked for before the size changed, or with less memory than it takes
+        self._tried += 1
+        if self._phase is _Phase.HOLD:
+            self._watch(size, batch)
+        elif self._phase is _Phase.CLIMB:
+            self._climb(size)
+        elif self._phase is _Phase.CHECK:
+            self._check()
+        elif self._phase is _Phase.PROBE:
+            self._judge(size, batch.at_s)
+        elif self._tried >= self.ANCHOR_SAMPLES:
+            self._try(_Phase.CLIMB, self._held)
+
+    @property
+    def _enough(self) -> int:
+        """How many batches of a size it takes to see 3 %, in this noise."""
+        return min(max(self.SAMPLES, math.ceil((self._costs.noise / 0.05) ** 2)), self.MOST_SAMPLES)
+
+    def _try(self, phase: _Phase, rows: int) -> None:
+        self._phase = phase
+        self.size = rows
+        self._tried = 0
+
+    def _climb(self, size: int) -> None:
+        costs = self._costs
+        row_s = costs.row_s(size, self._tried)
+        factor = 2.0
+        below = [step for step in self._steps if step < size]
+        if below:
+            last = below[-1]
+            gain = costs.row_s(costs.best(below)) / row_s
+            clear = max(self.CLEAR_GAIN, math.exp(2.0 * costs.noise))
+            if gain < clear and self._tried < self._enough:
+                return
+            growth = costs.rows(size) / costs.rows(last)
+            self._flat = 0 if gain >= self.GAIN else self._flat + 1
+            if growth < self.GAIN:
+                self._end_climb(size, "source")
+                return
+            if self._flat >= self.FLAT_STEPS or gain < self.CLEAR_LOSS:
+                self._end_climb(size, "knee")
+                return
+            if row_s * growth < self.FREE_ROWS * growth * costs.row_s(last):
+                factor = 4.0
+        config = self._config
+        room = self.LATENCY_SHARE * config.latency_target_s / (row_s * self.size)
+        wanted = config.clamp(math.floor(self.size * min(factor, room)))
+        if size_class(wanted) <= size:
+            if self._tried < self._enough and room < factor:
+                return
+            self._end_climb(size, "max_size" if room > 1.0 else "latency")
+        else:
+            self._steps.append(size)
+            self._try(_Phase.CLIMB, wanted)
+
+    def _end_climb(self, size: int, stop: SizeBound) -> None:
+        self._steps.append(size)
+        self._stop = stop
+        self._checked = 0
+        self._settle()
+
+    def _settle(self) -> None:
+        rows, bound = self._knee()
+        known = self._costs.count(size_class(rows)) >= self.CHECKS
+        if known or self._checked >= self.MOST_CHECKS:
+            self._hold(rows, bound)
+        else:
+            self._checked += 1
+            self._try(_Phase.CHECK, rows)
+
+    def _check(self) -> None:
+        if self._tried >= self.CHECKS:
+            self._settle()
+
+    def _knee(self) -> tuple[int, SizeBound]:
+        """Return the smallest size within 2 % of the best, by all that is known, and what keeps it there."""
+        costs = self._costs
+        sizes = list(costs)
+        line = costs.fit()
+        measured_s = {size: costs.row_s(size) for size in sizes}
+        if line is not None:
+            for size in sizes:
+                if costs.count(size) < self.SAMPLES:  # one lucky batch is no reason
+                    measured_s[size] = max(measured_s[size], line.seconds_a_row(costs.rows(size)))
+        least_s = min(measured_s.values())
+        best = max(size for size in sizes if measured_s[size] <= least_s / self.TOLERANCE)
+        best_rows = costs.asked_rows(best)
+        rows = float(best_rows)
+        line = costs.fit(best)
+        if line is not None:
+            expected_s = line.seconds_a_row(costs.rows(best))
+            if self.TOLERANCE <= least_s / expected_s <= 1.0 / self.TOLERANCE:
+                least_s = expected_s  # the line knows more than the batches of one size
+            rows = min(rows, line.rows_at(least_s / self.CLOSE))
+        sure = next((size for size in sizes if costs.count(size) >= self.SAMPLES), sizes[0])
+        lowest = costs.asked_rows(sure) / math.sqrt(2.0)  # the line is not trusted further below
+        too_slow_s = least_s / (self.CLOSE * self.TOLERANCE)
+        for size in sizes:
+            if size < best and costs.count(size) >= self.CHECKS and measured_s[size] > too_slow_s:
+                lowest = max(lowest, costs.asked_rows(size) * math.sqrt(2.0))
+        rows = self._config.clamp(round(min(max(rows, lowest), best_rows)))
+        if size_class(rows) >= best:
+            return best_rows, self._stop
+        return rows, "min_size" if rows == self._config.min_size else "knee"
+
+    def _hold(self, rows: int, bound: SizeBound | None) -> None:
+        self._held = rows
+        self._bound = bound
+        self._row_s = None
+        self._off = 0
+        self._next_probe = self._batches + self.PROBE_AFTER_BATCHES
+        self._try(_Phase.HOLD, rows)
+
+    def _watch(self, size: int, batch: SteadyBatch) -> None:
+        """Notice when rows cost something else, and when it is time to look at a neighbour."""
+        if self._row_s is None:
+            if self._tried >= self.CHECKS:
+                self._row_s = self._costs.row_s(size, self.CHECKS)
+            return
+        change = batch.duration_s / (batch.rows * self._row_s)
+        if change > self.DRIFT:
+            self._off = max(self._off, 0) + 1
+        elif change < 1.0 / self.DRIFT:
+            self._off = min(self._off, 0) - 1
+        else:
+            self._off = 0
+        if abs(self._off) >= max(self.CHECKS, self._enough):
+            self._begin_again(size)
+        elif self._batches >= self._next_probe and batch.at_s >= self._next_probe_s:
+            self._probe(size)
+
+    def _begin_again(self, size: int) -> None:
+        self._costs.keep([size], latest=self.CHECKS)
+        self._probes = 0
+        self._next_probe_s = -math.inf
+        self._steps = []
+        self._flat = 0
+        anchor = self._config.clamp(self.size // self.ANCHOR_SHARE)
+        if size_class(anchor) < size:
+            self._try(_Phase.ANCHOR, anchor)
+        else:
+            self._try(_Phase.CLIMB, self.size)
+
+    def _probe(self, size: int) -> None:
+        config = self._config
+        row_s = self._costs.row_s(size)
+        assert self._row_s is not None
+        self._costs.scale(row_s / self._row_s, but=size)
+        self._row_s = row_s
+        up, self._probe_up = self._probe_up, not self._probe_up
+        rows = config.clamp(round(self._held * (math.sqrt(2.0) if up else math.sqrt(0.5))))
+        if rows * row_s > self.LATENCY_SHARE * config.latency_target_s or size_class(rows) == size:
+            self._next_probe = self._batches + self.PROBE_AFTER_BATCHES
+        else:
+            self._try(_Phase.PROBE, rows)
+
+    def _judge(self, size: int, at_s: float) -> None:
+        if self._tried < self._enough:
+            return
+        costs = self._costs
+        self._probes += 1
+        if self._probes >= self.EARLY_PROBES:
+            self._next_probe_s = at_s + self._config.evaluation_interval_s
+        held, row_s = size_class(self._held), self._row_s
+        if size > max(held, *self._steps, 0) and costs.row_s(held) >= self.GAIN * costs.row_s(size):
+            self._steps = [step for step in costs if step < size]
+            self._flat = 0
+            self._phase = _Phase.CLIMB
+            self._climb(size)
+            return
+        rows, bound = self._knee()
+        if 1.0 / self.DEAD_BAND <= rows / self._held <= self.DEAD_BAND:
+            self._hold(self._held, self._bound)
+            self._row_s = row_s
+        else:
+            self._checked = 0
+            self._settle()
+
+    def _cut(self, asked_rows: int, size: int) -> bool:
+        """Shrink after two batches that took too long; False for those that were asked for before the last time."""
+        rows = self._config.clamp(math.floor(asked_rows * self.MISS_FACTOR))
+        if rows >= self.size:
+            return False
+        self._misses = 0
+        self._costs.keep([known for known in self._costs if known < size])
+        self._stop = "latency"
+        if any(self._costs):
+            rows = min(rows, self._knee()[0])
+        self._hold(rows, "latency")
+        return True
