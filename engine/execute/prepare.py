@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dataflare.kernels.backend import CompiledProgram
     from dataflare.options import MathOption, RunOptions
 
-__all__ = ["PreparedRun", "prepare_run"]
+__all__ = ["PreparedRun", "prepare_run", "preview_run"]
 
 _LEAST_ROWS_A_TASK = 32_768  # below this a second core costs more to wake than it computes
 _LEAST_TURNS = 4
@@ -47,7 +47,9 @@ _run_numbers = itertools.count(1)
 class PreparedRun:
     """The decisions about one run, and what its tasks share. Made by `prepare_run`."""
 
-    def __init__(self, plan: PhysicalPlan, options: RunOptions, clock: Clock) -> None:
+    def __init__(
+        self, plan: PhysicalPlan, options: RunOptions, clock: Clock, *, compiles: bool = True
+    ) -> None:
         self.run_id = f"run-{os.getpid()}-{next(_run_numbers)}"
         self.plan = plan
         self.options = options
@@ -65,7 +67,7 @@ class PreparedRun:
 
         began_s = time.perf_counter()
         try:
-            self._compiled = _compile(steps, self.device, options.math)
+            self._compiled = _compile(steps, self.device, options.math) if compiles else {}
         except CompileError:
             if options.device != "auto" or self.device == "cpu":
                 raise
@@ -108,12 +110,14 @@ class PreparedRun:
         self.bytes_per_row = max(1.0, self.read_bytes_per_row + out_bytes)
         """Estimated bytes that one input record keeps alive until the sink has taken it; tasks correct it."""
 
+        self.batch_bytes_per_row = max(1.0, read_bytes + out_bytes)
+        """Estimated bytes of one input record and its result, wherever they lie."""
         self.sizing = BatchSizing(
             options.batching,
             self._work_key(),
             fused=self.fused,
             in_memory=self.in_memory,
-            bytes_per_row=max(1.0, read_bytes + out_bytes),
+            bytes_per_row=self.batch_bytes_per_row,
             clock=clock,
         )
         self.batcher = self.sizing.batcher
@@ -328,18 +332,17 @@ class PreparedRun:
 
     def _work_key(self) -> str:
         steps = [
-            self._compiled[id(step)].program.key if isinstance(step, ComputeStep) else repr(step)
-            for step in self._worker_steps
+            step.program.key if isinstance(step, ComputeStep) else repr(step) for step in self._worker_steps
         ]
         return work_key(self.device, self.fused, self.plan.source.schema, steps)
 
     def _check_feasible(self, out_bytes: float) -> None:
         rows = self.least_rows
-        needs = []
+        self.needs: list[StageNeed] = []
         if not self.in_memory:
-            needs.append(StageNeed(self.source_name, self.source_tasks, rows * self.read_bytes_per_row))
-        needs.append(StageNeed(f"results for {self.sink_name}", self.source_tasks, rows * out_bytes))
-        require_feasible(needs, self.budget.limit_bytes, rows)
+            self.needs.append(StageNeed(self.source_name, self.source_tasks, rows * self.read_bytes_per_row))
+        self.needs.append(StageNeed(f"results for {self.sink_name}", self.source_tasks, rows * out_bytes))
+        require_feasible(self.needs, self.budget.limit_bytes, rows)
         if self.budget.limit_bytes is not None:
             for task in self.source_task_names:
                 self.budget.guarantee(task, int(rows * self.bytes_per_row) + 1)
@@ -347,7 +350,7 @@ class PreparedRun:
     def _make_contiguous(self) -> ContiguousOutput | None:
         """Return one output for all tasks, where the program, the source and the sink allow it."""
         steps = self._worker_steps
-        if not (self.in_memory and len(steps) == 1 and not self._tail_steps):
+        if not (self._compiled and self.in_memory and len(steps) == 1 and not self._tail_steps):
             return None
         if not self.num_rows or self.num_rows <= SharedReader.LEAST_ROWS or self.options.batching is not None:
             return None
@@ -379,6 +382,19 @@ def prepare_run(plan: PhysicalPlan, options: RunOptions, clock: Clock = time.mon
         One smallest batch for each task does not fit the memory limit; names the stages and the bytes.
     """
     return PreparedRun(plan, options, clock)
+
+
+def preview_run(plan: PhysicalPlan, options: RunOptions) -> PreparedRun:
+    """Decide the same without compiling: what comes of it can be looked at, but not be run.
+
+    Raises
+    ------
+    MemoryLimitError
+        As of `prepare_run`.
+    DeviceUnavailableError
+        The device that was asked for is not there.
+    """
+    return PreparedRun(plan, options, time.monotonic, compiles=False)
 
 
 def usable_cores() -> int:

@@ -59,6 +59,8 @@ class BatchSizing:
         if chosen is None:
             chosen = _config(bytes_per_row, fused, in_memory)
             found = remembered_sizes().recall(key)
+        self.recalled = found
+        """What earlier runs of the same work found; None where there were none, or the user has chosen."""
         self.batcher = AdaptiveBatcher(chosen, clock, start=found)
         self.least_rows = min(chosen.min_size, _LEAST_ROWS)
         """Rows of the smallest batch, which each task can have at any time."""

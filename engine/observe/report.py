@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Literal
 from dataflare.control.budget import format_bytes
 from dataflare.kernels.errors import SinkError
 from dataflare.observe.curves import CurvePoint, RunCurves
+from dataflare.observe.sizes import format_seconds, size_text
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
-__all__ = ["STAGE_COLUMNS", "RunReport", "StageReport", "format_rate", "format_seconds", "stage_cells"]
+    from dataflare.control.strategies import FoundSize
+
+__all__ = ["STAGE_COLUMNS", "RunReport", "StageReport", "format_rate", "stage_cells"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,8 @@ class RunReport:
     monitor_errors: Mapping[str, str] = field(default_factory=dict)
     """Devices whose memory could at some time not be read, and why: the reading before counted meanwhile."""
     files: tuple[str, ...] = ()
+    batch_size: FoundSize | None = None
+    """Rows of a batch at the end of the run, what keeps them there, and what batches and rows cost by then."""
     curves: RunCurves = field(default_factory=RunCurves, repr=False)
     """Batch size, rate, latency, credits and memory over time."""
 
@@ -209,6 +214,8 @@ class RunReport:
     def remarks(self) -> list[str]:
         """What else one should know of the run, a sentence each."""
         remarks = []
+        if self.batch_size is not None:
+            remarks.append(f"batch size: {size_text(self.batch_size)}")
         if self.rows_dropped_null_predicate:
             remarks.append(f"{self.rows_dropped_null_predicate:,} rows dropped: filter condition was null")
         if self.dead_letters:
@@ -230,18 +237,6 @@ class RunReport:
         if len(self.files) > 20:
             remarks.append(f"and {len(self.files) - 20:,} more files")
         return remarks
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a duration as a person reads it: ``830 us``, ``12.4 ms``, ``3.21 s``, ``2 min 5 s``."""
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.0f} us"
-    if seconds < 1.0:
-        return f"{seconds * 1e3:.1f} ms"
-    if seconds < 60.0:
-        return f"{seconds:.2f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s"
 
 
 def format_rate(rows_per_s: float) -> str:

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from dataflare.execute.meters import StageMeter, stage_reports
 from dataflare.observe.progress import ProgressBar, ProgressEvent
-from dataflare.observe.report import RunReport, StageReport, format_rate, format_seconds
+from dataflare.observe.report import RunReport, StageReport, format_rate
+from dataflare.observe.sizes import format_seconds
 
 
 def report(**fields: object) -> RunReport:
