@@ -59,7 +59,7 @@ def _linear(rows: int) -> float:
 
 
 def _stairs(rows: int) -> float:
-    """A kernel that works in blocks of 8,192 rows, whole ones only."""
+    """Return the cost of a kernel that works in whole blocks of 8,192 rows."""
     return 60e-6 + 30e-6 * -(-rows // 8192)
 
 

@@ -12,12 +12,23 @@ from collections.abc import Iterable, Iterator
 from statistics import median
 from typing import NamedTuple
 
-__all__ = ["CostCurve", "LinearCost", "size_class"]
+__all__ = ["CostCurve", "LinearCost", "SizeCost", "size_class"]
 
 
 def size_class(rows: int) -> int:
     """Return the class of a size: half an octave wide, so that neighbours differ by a factor of 1.4."""
     return round(2.0 * math.log2(rows)) if rows > 0 else 0
+
+
+class SizeCost(NamedTuple):
+    """What batches of one size took, for another run."""
+
+    asked_rows: int
+    rows: int
+    """What the source had of them."""
+    row_s: float
+    """Median seconds a row."""
+    batches: int
 
 
 class LinearCost(NamedTuple):
@@ -51,6 +62,8 @@ class CostCurve:
     ----------
     most
         Batches that are kept of each class.
+    measured
+        What another run measured.
     """
 
     FITS = 4
@@ -58,9 +71,13 @@ class CostCurve:
     SMOOTHING = 0.15
     MOST_APART = 0.5
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, measured: Iterable[SizeCost] = ()) -> None:
         self._most = most
         self._classes: dict[int, _SizeCosts] = {}
+        for known in measured:
+            costs = self._classes[size_class(known.asked_rows)] = _SizeCosts(most)
+            costs.latest_row_s.extend([known.row_s] * min(known.batches, most))
+            costs.asked_rows, costs.rows = known.asked_rows, known.rows
         self.noise = 0.0
         """How far two batches of the same size in a row lie apart, as the standard deviation of their logarithms."""
 
@@ -84,6 +101,14 @@ class CostCurve:
         costs.asked_rows = asked_rows
         costs.rows = rows
         return size
+
+    @property
+    def measured(self) -> tuple[SizeCost, ...]:
+        """All that is known, by size."""
+        return tuple(
+            SizeCost(costs.asked_rows, costs.rows, median(costs.latest_row_s), len(costs.latest_row_s))
+            for _, costs in sorted(self._classes.items())
+        )
 
     def count(self, size: int) -> int:
         """Return how many batches are kept of a class."""
@@ -134,7 +159,9 @@ class CostCurve:
         if len(points) < 2:
             return None
         cost = _line(points)
-        for _ in range(self.FITS if cost is not None else 0):
+        for _ in range(self.FITS):
+            if cost is None:
+                break
             weighted = []
             for f, r, count in points:
                 error = abs(cost.fixed_s * f + cost.row_s * r - 1.0)

@@ -23,7 +23,7 @@ from dataflare.execute.contiguous import ContiguousOutput
 from dataflare.execute.feasibility import StageNeed, require_feasible
 from dataflare.execute.monitors import run_monitors
 from dataflare.execute.reading import PartitionQueue, PartitionReader, Reader, SharedReader
-from dataflare.execute.sizing import BatchSizing, work_key
+from dataflare.execute.sizing import BatchSizing, function_key, work_key
 from dataflare.execute.widths import row_bytes
 from dataflare.kernels.errors import CompileError, DataFlareError, MemoryLimitError, RunError
 from dataflare.kernels.memory.pool import default_pool
@@ -118,6 +118,7 @@ class PreparedRun:
             fused=self.fused,
             in_memory=self.in_memory,
             bytes_per_row=self.batch_bytes_per_row,
+            tasks=self.processor_tasks or self.source_tasks,
             clock=clock,
         )
         self.batcher = self.sizing.batcher
@@ -133,7 +134,7 @@ class PreparedRun:
         )
         for task in self.source_task_names:
             self.controller.register_task(task)
-        self._admitted: set[Admission] = set()
+        self._admitted: dict[Admission, float] = {}
         self.contiguous = self._make_contiguous()
         self.turn_rows = max(
             SharedReader.LEAST_ROWS, -(-(self.num_rows or 0) // (_LEAST_TURNS * self.workers))
@@ -208,22 +209,22 @@ class PreparedRun:
         if admission is None and self._goes_on_without_lost_devices():
             admission = self.controller.admit(task, rows, self.bytes_per_row, least_rows=least_rows)
         if admission is not None:
-            self._admitted.add(admission)
+            self._admitted[admission] = self.late_compile_s
         return admission
 
     def withdraw(self, admission: Admission) -> None:
         """Take an admission back that was not used: there was nothing to read."""
-        self._admitted.discard(admission)
+        self._admitted.pop(admission, None)
         admission.cancel()
 
     def end(self) -> None:
         """Take back what was admitted and not consumed: batches of a run that failed or was stopped."""
         while self._admitted:
-            self._admitted.pop().cancel()
+            self._admitted.popitem()[0].cancel()
 
     def settle(self, admission: Admission, rows: int, work_s: float) -> None:
         """Book a batch of ``rows`` input records as consumed; all work on it took ``work_s``."""
-        self._admitted.discard(admission)
+        compiled_s = self._admitted.pop(admission, None)
         if rows:
             self.curves.note_batch(
                 self.clock() - self.began_s,
@@ -235,7 +236,10 @@ class PreparedRun:
             )
         admission.settle(work_s)
         if rows:
-            self.batcher.record_batch(rows, work_s)
+            # Data in memory has as many records as are asked for: fewer were cut on purpose.
+            asked_rows = rows if self.in_memory else admission.asked_rows
+            compiling = compiled_s != self.late_compile_s
+            self.sizing.record_batch(rows, work_s, asked_rows=asked_rows, steady=not compiling)
 
     def note_read(self, admission: Admission, rows: int, nbytes: int) -> None:
         """Correct what is known about bytes by a batch that was read."""
@@ -331,10 +335,14 @@ class PreparedRun:
         return local and enough and bool(self._worker_steps) and self.limit_rows is None
 
     def _work_key(self) -> str:
-        steps = [
-            step.program.key if isinstance(step, ComputeStep) else repr(step) for step in self._worker_steps
-        ]
-        return work_key(self.device, self.fused, self.plan.source.schema, steps)
+        steps = []
+        for step in self._worker_steps:
+            if isinstance(step, MapBatchesStep):
+                steps.append(function_key(step.fn))
+            elif isinstance(step, ComputeStep):
+                steps.append(step.program.key)
+        schema = self.plan.source.schema
+        return work_key(self.device, self.workers, self.fused, self.in_memory, schema, steps)
 
     def _check_feasible(self, out_bytes: float) -> None:
         rows = self.least_rows

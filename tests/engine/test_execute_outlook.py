@@ -21,6 +21,7 @@ def _own_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each test remember sizes of its own."""
     kept = RememberedSizes()
     monkeypatch.setattr("dataflare.execute.sizing.remembered_sizes", lambda: kept)
+    monkeypatch.setattr("dataflare.execute.sizing.load_size", lambda key: None)
 
 
 @pytest.fixture

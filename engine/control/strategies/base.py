@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
+from dataflare.control.costs import SizeCost
+
 __all__ = ["FoundSize", "SizeBound", "SizeStrategy", "SteadyBatch"]
 
 SizeBound: TypeAlias = Literal["knee", "latency", "memory", "max_size", "min_size", "source", "strategy"]
@@ -31,13 +33,8 @@ class FoundSize(NamedTuple):
     """Seconds that a batch costs however few rows it has; None while that is not known."""
     row_cost_s: float | None = None
     """Seconds that a row costs on top; None while that is not known."""
-
-    @property
-    def expected_s(self) -> float | None:
-        """Seconds that a batch of this size takes by these costs, None when they are not known."""
-        if self.fixed_cost_s is None or self.row_cost_s is None:
-            return None
-        return self.fixed_cost_s + self.row_cost_s * self.rows
+    measured: tuple[SizeCost, ...] = ()
+    """What batches took, by size: with it another run goes on where this one was."""
 
 
 class SteadyBatch(NamedTuple):

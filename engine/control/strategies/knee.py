@@ -10,7 +10,7 @@ import enum
 import math
 from typing import TYPE_CHECKING
 
-from dataflare.control.costs import CostCurve, LinearCost, size_class
+from dataflare.control.costs import CostCurve, size_class
 from dataflare.control.strategies.base import FoundSize, SizeBound, SteadyBatch
 
 if TYPE_CHECKING:
@@ -69,10 +69,13 @@ class KneeStrategy:
     def __init__(self, config: AdaptiveBatchingConfig, start: FoundSize | None = None) -> None:
         self._config = config
         self.size = config.initial_size if start is None else config.clamp(start.rows)
-        self._costs = CostCurve(max(self.CHECKS, config.stability_threshold))
+        measured = () if start is None else start.measured
+        self._costs = CostCurve(max(self.CHECKS, config.stability_threshold), measured)
         self._phase = _Phase.CLIMB
         self._tried = 0  # batches of the size that is tried now
-        self._steps: list[int] = []  # classes of the climb, ascending
+        self._steps = [
+            size for size in self._costs if size < size_class(self.size)
+        ]  # of the climb, ascending
         self._flat = 0
         self._stop: SizeBound = "knee"
         self._checked = 0
@@ -86,22 +89,20 @@ class KneeStrategy:
         self._next_probe_s = -math.inf
         self._probe_up = True
         self._probes = 0
-        self._known: LinearCost | None = None
         if start is not None and start.converged:
             self._hold(self.size, start.bound)
-            if start.fixed_cost_s is not None and start.row_cost_s is not None:
-                self._known = LinearCost(start.fixed_cost_s, start.row_cost_s)
-                self._row_s = self._known.seconds_a_row(self.size)
+            if size_class(self.size) in self._costs:
+                self._row_s = self._costs.row_s(size_class(self.size))
 
     @property
     def found(self) -> FoundSize:
         """The size that is held, with what it costs; while the search goes on, the one that is tried."""
-        cost = self._costs.fit() or self._known
+        line = self._costs.fit()
+        fixed_s, row_s = (None, None) if line is None else line
         held = self._phase in (_Phase.HOLD, _Phase.PROBE)
-        fixed_s, row_s = (None, None) if cost is None else cost
-        return FoundSize(
-            self._held if held else self.size, held, self._bound if held else None, fixed_s, row_s
-        )
+        rows = self._held if held or self._phase is _Phase.ANCHOR else self.size
+        bound = self._bound if held else None
+        return FoundSize(rows, held, bound, fixed_s, row_s, self._costs.measured)
 
     def observe(self, batch: SteadyBatch) -> None:
         """Learn what this size costs, and decide the next one."""
@@ -115,7 +116,7 @@ class KneeStrategy:
                 return
         else:
             self._misses = 0
-        if batch.asked_rows != self.size:
+        if size != size_class(self.size):
             return  # asked for before the size changed, or with less memory than it takes
         self._tried += 1
         if self._phase is _Phase.HOLD:
@@ -286,7 +287,7 @@ class KneeStrategy:
             self._phase = _Phase.CLIMB
             self._climb(size)
             return
-        rows, bound = self._knee()
+        rows, _ = self._knee()
         if 1.0 / self.DEAD_BAND <= rows / self._held <= self.DEAD_BAND:
             self._hold(self._held, self._bound)
             self._row_s = row_s
