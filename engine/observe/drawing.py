@@ -46,7 +46,7 @@ _STYLE: dict[Any, Any] = {
     "xtick.color": _GREY,
     "ytick.color": _GREY,
     "text.color": "#1a1a1a",
-    "lines.linewidth": 1.4,
+    "lines.linewidth": 1.1,
 }
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -221,8 +221,15 @@ def _title(ax: Axes, what: str, unit: str) -> None:
 def _bound(ax: Axes, value: float, text: str) -> None:
     """Draw a line that values should stay below, with its meaning at its right end."""
     ax.axhline(value, color=_VERMILLION, linewidth=1.2, linestyle=(0, (5, 2)))
-    place = ax.get_yaxis_transform()
-    ax.text(0.995, value, text, transform=place, ha="right", va="bottom", color=_VERMILLION, fontsize=8)
+    above: dict[str, Any] = {
+        "xytext": (0.0, 2.5),
+        "textcoords": "offset points",
+        "ha": "right",
+        "va": "bottom",
+    }
+    label = ax.annotate(text, (0.995, value), xycoords=ax.get_yaxis_transform(), zorder=5.0, **above)
+    label.set(color=_VERMILLION, fontsize=8)
+    label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6})
 
 
 def _from_zero(ax: Axes, values: Sequence[float], scale: float) -> None:
