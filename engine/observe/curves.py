@@ -129,10 +129,21 @@ class CurveRecorder:
         Whose pressure is recorded. It is looked up once a point.
     """
 
-    __slots__ = ("_capacity", "_lock", "_memories", "_points", "_width_s", "monitor_errors")
+    __slots__ = (
+        "_capacity",
+        "_lock",
+        "_memories",
+        "_points",
+        "_pressures",
+        "_readings",
+        "_width_s",
+        "monitor_errors",
+    )
 
     def __init__(self, memories: Sequence[WatchedMemory] = (), capacity: int = 256) -> None:
         self._memories = tuple(memories)
+        self._readings: list[MemoryReading | None] = [None] * len(self._memories)
+        self._pressures: list[float | None] = [None] * len(self._memories)
         self._capacity = max(2, capacity)
         self._lock = threading.Lock()
         self._points: list[_Point] = []
@@ -203,13 +214,19 @@ class CurveRecorder:
         if len(points) >= self._capacity:
             self._thin()
             return self._point(at_s)
-        readings = [(watched.device, watched.last) for watched in self._memories]
-        for device, reading in readings:
-            if reading.error is not None:
-                self.monitor_errors[device] = reading.error
-        point = _Point(place, [reading.pressure for _, reading in readings])
+        for number, watched in enumerate(self._memories):
+            if watched.last is not self._readings[number]:  # which is seldom: monitors are read now and then
+                self._look_at(number)
+        point = _Point(place, self._pressures)
         points.append(point)
         return point
+
+    def _look_at(self, number: int) -> None:
+        watched = self._memories[number]
+        reading = self._readings[number] = watched.last
+        self._pressures = [*self._pressures[:number], reading.pressure, *self._pressures[number + 1 :]]
+        if reading.error is not None:
+            self.monitor_errors[watched.device] = reading.error
 
     def _thin(self) -> None:
         while len(self._points) > self._capacity * _KEPT_SHARE:

@@ -169,7 +169,7 @@ def test_the_table_has_a_row_a_point_and_a_column_a_curve() -> None:
 
 def test_a_run_has_curves_of_all_its_batches() -> None:
     table = pa.table({"a": list(range(50_000))})
-    batching = flare.AdaptiveBatchingConfig(initial_size=1000, max_size=1000)
+    batching = flare.AdaptiveBatchingConfig(initial_size=1000, min_size=1000, max_size=1000)
     pipeline = flare.from_arrow(table).filter(lambda r: r.a % 2 == 0)
     kept: list[object] = []
     report = pipeline.write(kept.append).run(device="cpu", batching=batching, memory_limit="50MB")
