@@ -358,7 +358,9 @@ class PreparedRun:
     def _make_contiguous(self) -> ContiguousOutput | None:
         """Return one output for all tasks, where the program, the source and the sink allow it."""
         steps = self._worker_steps
-        if not (self._compiled and self.in_memory and len(steps) == 1 and not self._tail_steps):
+        if not (self.in_memory and len(steps) == 1 and not self._tail_steps):
+            return None
+        if not self._compiled:  # a preview
             return None
         if not self.num_rows or self.num_rows <= SharedReader.LEAST_ROWS or self.options.batching is not None:
             return None

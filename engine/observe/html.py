@@ -45,6 +45,6 @@ def report_page(report: RunReport, picture: str) -> str:
     svg = picture[picture.index("<svg") :]  # without the prologue, which is that of a file of its own
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{escape(report.run_id)}</title>\n<style>{_PAGE_STYLE}</style>\n</head>\n"
+        f"<title>DataFlare: {escape(report.run_id)}</title>\n<style>{_PAGE_STYLE}</style>\n</head>\n"
         f"<body>\n{report_table(report)}\n{svg}</body>\n</html>\n"
     )

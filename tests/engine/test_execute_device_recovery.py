@@ -117,6 +117,7 @@ def test_the_peak_of_the_device_is_that_of_the_run(install: Install) -> None:
     _, first = run("cuda:emulated")
     assert first.peak_device_bytes is not None
     assert BATCHES * ROWS < first.peak_device_bytes <= backend._memory.peak_bytes
+    assert set(first.curves.memory_pressure) == {"host", "cuda:emulated"}
     assert f"on the device {format_bytes(first.peak_device_bytes)}" in str(first)
     arena_of(backend).release_idle()
     _, second = run("cuda:emulated")
