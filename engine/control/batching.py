@@ -91,7 +91,14 @@ class AdaptiveBatchingConfig:
     def make_strategy(self, start: FoundSize | None) -> SizeStrategy:
         """Return a new strategy of this configuration, that goes on from ``start``."""
         make = STRATEGIES[self.strategy] if isinstance(self.strategy, str) else self.strategy
-        return make(self, start)
+        strategy = make(self, start)
+        missing = [name for name in ("size", "found", "observe") if not hasattr(strategy, name)]
+        if missing:
+            raise OptionError(
+                f"AdaptiveBatchingConfig.strategy made {strategy!r}, which has no {' and no '.join(missing)}: see "
+                "dataflare.control.strategies.SizeStrategy."
+            )
+        return strategy
 
     def clamp(self, rows: int) -> int:
         """Return ``rows`` brought into [min_size, max_size]."""
@@ -135,8 +142,9 @@ class AdaptiveBatcher:
         self._metrics = BatchingMetrics(clock=clock)
         self._bound_rows: int | None = None
         self._start = start
+        self._size = 0
         self._strategy = self._config.make_strategy(self._start)
-        self._size = self._strategy.size
+        self._apply()
 
     @property
     def config(self) -> AdaptiveBatchingConfig:
@@ -199,5 +207,5 @@ class AdaptiveBatcher:
             self._apply()
 
     def _apply(self) -> None:
-        size = self._strategy.size
+        size = self._config.clamp(round(self._strategy.size))
         self._size = size if self._bound_rows is None else min(size, self._bound_rows)

@@ -46,6 +46,7 @@ class KneeStrategy:
     ``stability_threshold`` is how many batches of each size count.
     """
 
+    LEAST_S = 1e-9
     CLOSE = 0.98
     GAIN = 1.03
     CLEAR_GAIN = 1.15
@@ -106,8 +107,8 @@ class KneeStrategy:
 
     def observe(self, batch: SteadyBatch) -> None:
         """Learn what this size costs, and decide the next one."""
-        if batch.rows <= 0 or batch.duration_s <= 0.0:
-            return
+        if batch.rows <= 0 or batch.duration_s < self.LEAST_S:
+            return  # no clock measures that
         self._batches += 1
         size = self._costs.add(batch.asked_rows, batch.rows, batch.duration_s)
         if batch.duration_s > self._config.latency_target_s:
@@ -281,8 +282,10 @@ class KneeStrategy:
         if self._probes >= self.EARLY_PROBES:
             self._next_probe_s = at_s + self._config.evaluation_interval_s
         held, row_s = size_class(self._held), self._row_s
-        if size > max(held, *self._steps, 0) and costs.row_s(held) >= self.GAIN * costs.row_s(size):
+        clear = max(self.GAIN, math.exp(0.7 * costs.noise))
+        if size > held and costs.row_s(held) >= clear * costs.row_s(size, self._tried):
             self._steps = [step for step in costs if step < size]
+            costs.keep([*self._steps, size])  # what larger ones took was before this change
             self._flat = 0
             self._phase = _Phase.CLIMB
             self._climb(size)
