@@ -154,7 +154,11 @@ class KneeStrategy:
             if growth < self.GAIN:
                 self._end_climb(size, "source")
                 return
-            brought_nothing = gain < self.GAIN and len(below) > 1 and costs.least_row_s(below[:-1]) < self.GAIN * costs.row_s(last)
+            brought_nothing = (
+                gain < self.GAIN
+                and len(below) > 1
+                and costs.least_row_s(below[:-1]) < self.GAIN * costs.row_s(last)
+            )
             if brought_nothing or gain < self.CLEAR_LOSS:
                 self._end_climb(size, "knee")
                 return
@@ -210,7 +214,9 @@ class KneeStrategy:
                     measured_s[size] = max(measured_s[size], line.seconds_a_row(costs.rows(size)))
         least_s = min(measured_s.values())
         best = max(size for size in sizes if measured_s[size] <= least_s / self.TOLERANCE)
-        best = next(size for size in sizes if self.GAIN * costs.rows(size) >= costs.rows(best))  # asks no more for as many
+        best = next(
+            size for size in sizes if self.GAIN * costs.rows(size) >= costs.rows(best)
+        )  # asks no more for as many
         best_rows = costs.asked_rows(best)
         rows = float(best_rows)
         line = costs.fit(best)
@@ -234,7 +240,9 @@ class KneeStrategy:
             room = most_s / (least_s * best_rows)
             if line is not None and line.row_s > 0.0:
                 room = (most_s - line.fixed_s) / (line.row_s * best_rows)
-            best_rows = self._config.clamp(math.floor(best_rows * min(max(room, math.sqrt(0.5)), math.sqrt(2.0))))
+            best_rows = self._config.clamp(
+                math.floor(best_rows * min(max(room, math.sqrt(0.5)), math.sqrt(2.0)))
+            )
         return best_rows, self._stop
 
     def _hold(self, rows: int, bound: SizeBound | None) -> None:
