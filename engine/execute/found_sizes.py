@@ -38,11 +38,9 @@ def load_size(key: str) -> FoundSize | None:
             return None
         found = content["found"]
         measured = tuple(SizeCost(int(a), int(r), float(s), int(n)) for a, r, s, n in found.pop("measured"))
-        size = FoundSize(**found, measured=measured)
-        costs = [value for cost in measured for value in cost]
-        is_sound = (
-            isinstance(size.rows, int) and size.rows >= 1 and all(0 < value < math.inf for value in costs)
-        )
+        size = FoundSize(int(found.pop("rows")), **found, measured=measured)
+        known = [size.rows, *(value for cost in measured for value in cost)]
+        is_sound = all(0 < value < math.inf for value in known)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError):
         return None
     return size if is_sound else None
