@@ -35,8 +35,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each size of a real program")
     parser.add_argument("--quick", action="store_true", help="20 seeds and one round")
     parser.add_argument("--only", choices=("simulation", "programs"), help="one half of it")
-    parser.add_argument("--quiet-wait", type=float, default=60.0, metavar="SECONDS",
-                        help="wait at most this long, all in all, for other processes to leave the cores alone")  # fmt: skip
+    parser.add_argument(
+        "--quiet-wait",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="wait at most this long, all in all, for other processes to leave the cores alone",
+    )
     options = parser.parse_args(arguments)
     if options.quick:
         options.seeds, options.rounds = min(options.seeds, 20), 1
@@ -54,8 +59,8 @@ def _simulation(console: Any, report: dict[str, Any], seeds: int) -> None:
         print_rows(
             console,
             f"{work.name}: {seeds} runs, 95th percentile in brackets",
-            ("rule", "batches to 90 % of the best", *(("after the change",) if change else ()), "steady share of the best",
-             "5th percentile", "over the latency target"),
+            ("rule", "batches to 90 % of the best", *(("after the change",) if change else ()),
+             "steady share of the best", "5th percentile", "over the latency target"),
             [
                 (r.rule, _batches(r.reach, r.reach_95th), *((_batches(r.recover, r.recover_95th),) if change else ()),
                  f"{100 * r.steady:.1f} %", f"{100 * r.steady_5th:.1f} %", f"{100 * r.over_target:.1f} %")

@@ -181,6 +181,6 @@ def _nothing_remembered() -> Iterator[None]:
     """Hide the sizes that earlier runs found, here and on disk."""
     remembered_sizes().clear()
     with tempfile.TemporaryDirectory() as folder:
-        with mock.patch("dataflare.execute.found_sizes.cache_directory", lambda: Path(folder)):
+        with mock.patch("dataflare.execute.found_sizes.cache_directory", return_value=Path(folder)):
             yield
     remembered_sizes().clear()

@@ -84,6 +84,9 @@ class CostCurve:
     def __iter__(self) -> Iterator[int]:
         return iter(sorted(self._classes))
 
+    def __len__(self) -> int:
+        return len(self._classes)
+
     def __contains__(self, size: int) -> bool:
         return size in self._classes
 
@@ -127,9 +130,17 @@ class CostCurve:
         """Return the rows that were asked for in the last batch of a class."""
         return self._classes[size].asked_rows
 
-    def best(self, sizes: Iterable[int]) -> int:
-        """Return the class with the least seconds a row; the smaller one of equals."""
-        return min(sorted(sizes), key=self.row_s)
+    def least_row_s(self, sizes: Iterable[int]) -> float:
+        """Return the seconds a row of the fastest of these classes."""
+        return min(map(self.row_s, sizes))
+
+    def shift(self, size: int, latest: int) -> float:
+        """Return the factor between the ``latest`` batches of a class and those before, at least 1."""
+        kept = list(self._classes[size].latest_row_s)
+        if len(kept) <= latest:
+            return 1.0
+        ratio = median(kept[-latest:]) / median(kept[:-latest])
+        return max(ratio, 1.0 / ratio)
 
     def scale(self, factor: float, but: int) -> None:
         """Multiply the seconds of all classes but one: the machine became slower or faster since they were measured."""

@@ -104,8 +104,8 @@ def function_key(fn: Any) -> str:
     """Return a name for a function or class of a user that other processes give it, too; not what it captured."""
     kind = fn if isinstance(fn, type) or hasattr(fn, "__code__") else type(fn)
     code = getattr(kind, "__code__", None)
-    digest = "" if code is None else hashlib.sha256(code.co_code).hexdigest()[:16]
-    return f"{kind.__module__}.{kind.__qualname__} {digest}"
+    digest = "" if code is None else " " + hashlib.sha256(code.co_code).hexdigest()[:16]
+    return f"{kind.__module__}.{kind.__qualname__}{digest}"
 
 
 def _config(bytes_per_row: float, fused: bool, in_memory: bool) -> AdaptiveBatchingConfig:

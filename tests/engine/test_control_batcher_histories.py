@@ -74,7 +74,7 @@ class BatcherMachine(RuleBasedStateMachine):
 
     @rule(row_s=st.floats(1e-9, 1e-5), fixed_rows=st.floats(0.0, 1e4))
     def steady_work_is_found(self, row_s: float, fixed_rows: float) -> None:
-        """However it comes to it, the knee is near the best size that meets the target, once costs stay what they are."""
+        """However it comes to it, the size is near the best that meets the target, once costs stay what they are."""
         self.memory_changes(None)
         if self.config.strategy != "knee":
             return
