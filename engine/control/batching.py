@@ -44,10 +44,10 @@ class AdaptiveBatchingConfig:
     evaluation_interval
         Seconds, or a timedelta, between two evaluations ("proportional") or two probes ("knee").
     stability_threshold
-        Batches that an evaluation must rest on.
+        Batches that an evaluation must rest on ("proportional"), or that count of each size ("knee").
     strategy
-        "knee", "proportional" (the Rust rule), "aimd" or "fixed"; or a class of your own that follows
-        `SizeStrategy`. It is called with this configuration and what was found earlier, once for each batcher.
+        "knee", "proportional" (the Rust rule), "aimd" or "fixed"; or a class of your own, see `SizeStrategy`, which
+        is called with this configuration and what was found earlier, or None.
 
     Raises
     ------

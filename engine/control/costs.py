@@ -84,6 +84,9 @@ class CostCurve:
     def __iter__(self) -> Iterator[int]:
         return iter(sorted(self._classes))
 
+    def __len__(self) -> int:
+        return len(self._classes)
+
     def __contains__(self, size: int) -> bool:
         return size in self._classes
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -37,8 +38,9 @@ def load_size(key: str) -> FoundSize | None:
             return None
         found = content["found"]
         measured = tuple(SizeCost(int(a), int(r), float(s), int(n)) for a, r, s, n in found.pop("measured"))
-        size = FoundSize(**found, measured=measured)
-        is_sound = size.rows >= 1 and all(min(cost) > 0 for cost in measured)
+        size = FoundSize(int(found.pop("rows")), **found, measured=measured)
+        known = [size.rows, *(value for cost in measured for value in cost)]
+        is_sound = all(0 < value < math.inf for value in known)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError):
         return None
     return size if is_sound else None

@@ -62,12 +62,13 @@ class BatchSizing:
         clock: Clock,
     ) -> None:
         self._key = None if chosen is not None else f"{key}|{size_class(math.ceil(bytes_per_row))}"
-        self._start: FoundSize | None = None
+        self.recalled: FoundSize | None = None
+        """What earlier runs of the same work found; None where there were none, or the user has chosen."""
         if self._key is not None:
             chosen = _config(bytes_per_row, fused, in_memory)
-            self._start = remembered_sizes().recall(self._key) or load_size(self._key)
+            self.recalled = remembered_sizes().recall(self._key) or load_size(self._key)
         assert chosen is not None
-        self.batcher = AdaptiveBatcher(chosen, clock, start=self._start)
+        self.batcher = AdaptiveBatcher(chosen, clock, start=self.recalled)
         self.least_rows = min(chosen.min_size, _LEAST_ROWS)
         """Rows of the smallest batch, which each task can have at any time."""
         self._first = tasks
@@ -87,7 +88,7 @@ class BatchSizing:
         if self.batcher.metrics.batch_count < _LEAST_BATCHES_TO_REMEMBER:
             return
         remembered_sizes().remember(self._key, found)
-        start = self._start
+        start = self.recalled
         if start is None or found[:3] != start[:3]:
             save_size(self._key, found)
 
@@ -103,8 +104,8 @@ def function_key(fn: Any) -> str:
     """Return a name for a function or class of a user that other processes give it, too; not what it captured."""
     kind = fn if isinstance(fn, type) or hasattr(fn, "__code__") else type(fn)
     code = getattr(kind, "__code__", None)
-    digest = "" if code is None else hashlib.sha256(code.co_code).hexdigest()[:16]
-    return f"{kind.__module__}.{kind.__qualname__} {digest}"
+    digest = "" if code is None else " " + hashlib.sha256(code.co_code).hexdigest()[:16]
+    return f"{kind.__module__}.{kind.__qualname__}{digest}"
 
 
 def _config(bytes_per_row: float, fused: bool, in_memory: bool) -> AdaptiveBatchingConfig:

@@ -49,14 +49,32 @@ class SteadyBatch(NamedTuple):
 
 
 class SizeStrategy(Protocol):
-    """Events in, a batch size out. Called under the batcher's lock.
+    """Events in, a batch size out: what `AdaptiveBatchingConfig` takes as ``strategy``, by its class.
 
-    A strategy is made with the configuration and what was found earlier for the same work, or None.
+    A strategy is made for each run, with the configuration and what was found earlier for the same work, or None. It
+    is called by one thread at a time; sizes beyond ``min_size`` and ``max_size`` are brought into them.
+
+    Examples
+    --------
+    >>> import dataflare as flare
+    >>> class AFifthOfTheTarget:
+    ...     def __init__(self, config, start=None):
+    ...         self.config = config
+    ...         self.size = config.initial_size
+    ...     def observe(self, batch):
+    ...         self.size = 0.2 * self.config.latency_target_s * batch.rows / batch.duration_s
+    ...     @property
+    ...     def found(self):
+    ...         return flare.FoundSize(round(self.size), converged=False)
+    >>> batcher = flare.AdaptiveBatcher(flare.AdaptiveBatchingConfig(strategy=AFifthOfTheTarget))
+    >>> batcher.record_batch(1000, 0.001)
+    >>> batcher.batch_size
+    10000
     """
 
     @property
-    def size(self) -> int:
-        """The rows that the next batch should have."""
+    def size(self) -> float:
+        """The rows that the next batch should have; rounded."""
 
     @property
     def found(self) -> FoundSize:

@@ -10,7 +10,7 @@ import enum
 import math
 from typing import TYPE_CHECKING
 
-from dataflare.control.costs import CostCurve, size_class
+from dataflare.control.costs import CostCurve, LinearCost, size_class
 from dataflare.control.strategies.base import FoundSize, SizeBound, SteadyBatch
 
 if TYPE_CHECKING:
@@ -31,20 +31,21 @@ class KneeStrategy:
     """Find the smallest size that is about as fast as any: the knee of the rate curve.
 
     1. *Climb.* Double the size (or quadruple it, where rows cost next to nothing yet) while rows/s improve by 3 % and
-       the next batch would take at most 80 % of the latency target. An unclear step is measured three times, and
-       the climb ends with the second step in a row that brings nothing.
+       the next batch would take at most 80 % of the latency target. A step that is not clear is measured three times,
+       or as often as noise asks for, and the climb ends with the second step in a row that brings nothing.
     2. *Settle.* The line ``seconds = fixed + row * rows`` through the medians of all sizes up to the fastest one tells
-       the smallest size within 3 % of the best rate. It is checked by five batches; sizes that turn out slower than
+       the smallest size within 2 % of the best rate. It is checked by five batches; sizes that turn out slower than
        the line says are not taken.
-    3. *Hold.* Every 25 batches, and not within ``evaluation_interval`` of the last time, three batches of a neighbour
-       (half an octave up and down, in turn) refresh what is known. The size moves when the knee is off by a quarter.
+    3. *Hold.* Every 25 batches some batches of a neighbour (half an octave up and down, in turn) refresh what is known;
+       after the first four times at most once in ``evaluation_interval``. The size moves when the knee is off by a
+       quarter; it is searched for upwards when the larger neighbour is clearly faster.
 
     A cost a row that differs by more than a quarter in five batches in a row is another work or another machine:
     then the search begins anew from the size that is held, after two batches of a sixteenth of it that tell the
     fixed cost. Two batches over the latency target in a row shrink the size to 0.7 at once, unless batches that were
     shrunk take as long: then it is not the rows that take long, but a sink that stalls or a cost of each call.
 
-    ``stability_threshold`` is how many batches of each size count.
+    Of each size the latest ``stability_threshold`` batches count, and five at least.
     """
 
     LEAST_S = 1e-9
@@ -76,9 +77,8 @@ class KneeStrategy:
         self._costs = CostCurve(max(self.CHECKS, config.stability_threshold), measured)
         self._phase = _Phase.CLIMB
         self._tried = 0  # batches of the size that is tried now
-        self._steps = [
-            size for size in self._costs if size < size_class(self.size)
-        ]  # of the climb, ascending
+        below = size_class(self.size)
+        self._steps = [size for size in self._costs if size < below]  # of the climb, ascending
         self._stop: SizeBound = "knee"
         self._checked = 0
         self._held = self.size
@@ -161,12 +161,8 @@ class KneeStrategy:
             if growth < self.GAIN:
                 self._end_climb(size, "source")
                 return
-            brought_nothing = (
-                gain < self.GAIN
-                and len(below) > 1
-                and costs.least_row_s(below[:-1]) < self.GAIN * costs.row_s(last)
-            )
-            if brought_nothing or gain < self.CLEAR_LOSS:
+            last_gain = costs.least_row_s(below[:-1]) / costs.row_s(last) if len(below) > 1 else math.inf
+            if max(gain, last_gain) < self.GAIN or gain < self.CLEAR_LOSS:
                 self._end_climb(size, "knee")
                 return
             if row_s * growth < self.FREE_ROWS * growth * costs.row_s(last):
@@ -212,45 +208,54 @@ class KneeStrategy:
     def _knee(self) -> tuple[int, SizeBound]:
         """Return the smallest size within 2 % of the best, by all that is known, and what keeps it there."""
         costs = self._costs
-        sizes = list(costs)
-        line = costs.fit()
-        measured_s = {size: costs.row_s(size) for size in sizes}
-        if line is not None:
-            for size in sizes:
-                if costs.count(size) < self.SAMPLES:  # one lucky batch is no reason
-                    measured_s[size] = max(measured_s[size], line.seconds_a_row(costs.rows(size)))
-        least_s = min(measured_s.values())
-        best = max(size for size in sizes if measured_s[size] <= least_s / self.TOLERANCE)
-        best = next(
-            size for size in sizes if self.GAIN * costs.rows(size) >= costs.rows(best)
-        )  # asks no more for as many
-        best_rows = costs.asked_rows(best)
-        rows = float(best_rows)
+        best, least_s = self._fastest()
+        rows = most_rows = costs.asked_rows(best)
         line = costs.fit(best)
         if line is not None:
             expected_s = line.seconds_a_row(costs.rows(best))
             if self.TOLERANCE <= least_s / expected_s <= 1.0 / self.TOLERANCE:
                 least_s = expected_s  # the line knows more than the batches of one size
-            rows = min(rows, line.rows_at(least_s / self.CLOSE))
-        # The line is trusted below what was measured, but not far: what it says there is checked before it is held.
+            if self._stop == "latency":
+                most_rows = self._most_rows(most_rows, line)
+            rows = math.ceil(min(line.rows_at(least_s / self.CLOSE), most_rows))
+        rows = self._config.clamp(round(min(max(rows, self._lowest(best, least_s)), most_rows)))
+        if size_class(rows) < size_class(costs.rows(best)):
+            return rows, "min_size" if rows == self._config.min_size else "knee"
+        return self._config.clamp(most_rows), self._stop
+
+    def _fastest(self) -> tuple[int, float]:
+        """Return the largest class that is about as fast as any, and the seconds a row of the fastest one."""
+        costs = self._costs
+        line = costs.fit()
+        row_s = {size: costs.row_s(size) for size in costs}
+        if line is not None:
+            for size in row_s:
+                if costs.count(size) < self.SAMPLES:  # one lucky batch is no reason
+                    row_s[size] = max(row_s[size], line.seconds_a_row(costs.rows(size)))
+        least_s = min(row_s.values())
+        rows = max(costs.rows(size) for size in row_s if row_s[size] <= least_s / self.TOLERANCE)
+        # Where the source had as many rows for several sizes, the smallest will do.
+        return next(size for size in row_s if self.GAIN * costs.rows(size) >= rows), least_s
+
+    def _lowest(self, best: int, least_s: float) -> float:
+        """Return the rows below which the line is not trusted; what it says above is checked before it is held."""
+        costs = self._costs
+        sizes = list(costs)
         sure = next((size for size in sizes if costs.count(size) >= self.SAMPLES), sizes[0])
         lowest = max(costs.asked_rows(sizes[0]) / math.sqrt(2.0), costs.asked_rows(sure) / 4.0)
         too_slow_s = least_s / (self.CLOSE * self.TOLERANCE)
         for size in sizes:
-            if size < best and costs.count(size) >= self.CHECKS and measured_s[size] > too_slow_s:
+            if size < best and costs.count(size) >= self.CHECKS and costs.row_s(size) > too_slow_s:
                 lowest = max(lowest, costs.asked_rows(size) * 2.0)
-        rows = self._config.clamp(round(min(max(rows, lowest), best_rows)))
-        if size_class(rows) < size_class(costs.rows(best)):
-            return rows, "min_size" if rows == self._config.min_size else "knee"
-        if self._stop == "latency":
-            most_s = self.LATENCY_SHARE * self._config.latency_target_s
-            room = most_s / (least_s * best_rows)
-            if line is not None and line.row_s > 0.0:
-                room = (most_s - line.fixed_s) / (line.row_s * best_rows)
-            best_rows = self._config.clamp(
-                math.floor(best_rows * min(max(room, math.sqrt(0.5)), math.sqrt(2.0)))
-            )
-        return best_rows, self._stop
+        return lowest
+
+    def _most_rows(self, rows: int, line: LinearCost) -> int:
+        """Return what the latency target allows, near a size that it has bounded."""
+        most_s = self.LATENCY_SHARE * self._config.latency_target_s
+        if line.row_s <= 0.0:
+            return rows
+        room = (most_s - line.fixed_s) / (line.row_s * rows)
+        return math.floor(rows * min(max(room, math.sqrt(0.5)), math.sqrt(2.0)))
 
     def _hold(self, rows: int, bound: SizeBound | None) -> None:
         self._held = rows
@@ -349,7 +354,7 @@ class KneeStrategy:
         self._cut_from = batch, self._bound or self._stop
         self._costs.keep([known for known in self._costs if known < size])
         self._stop = "latency"
-        if any(self._costs):
+        if len(self._costs):
             rows = min(rows, self._knee()[0])
         self._hold(rows, "latency")
         return True
