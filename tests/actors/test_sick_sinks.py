@@ -104,9 +104,11 @@ class Machine:
 
     def __init__(self) -> None:
         self.used = 20
+        self.last = self.read()
 
     def read(self) -> MemoryReading:
-        return MemoryReading(self.used, 100, "fake", 0.0)
+        self.last = MemoryReading(self.used, 100, "fake", 0.0)
+        return self.last
 
 
 def test_memory_that_others_fill_shrinks_what_is_on_its_way_to_the_minimum_until_it_is_free_again(
