@@ -133,7 +133,7 @@ class SharedColumns:
     def nbytes(self) -> int:
         """Bytes that these rows take; of memory shared with other slices, only the part they refer to."""
         if self._nbytes < 0:
-            self._nbytes = sum(column.nbytes for column in self._columns)
+            self._nbytes = sum(self._column(position).nbytes for position in range(len(self._schema)))
         return self._nbytes
 
     @property
