@@ -139,8 +139,8 @@ class SharedDataBatch(Interchange):
 
         Native, contiguous numbers and datetimes are shared, not copied: do not write to the arrays
         afterwards. Strided and byte-swapped arrays are copied, as are bools, which Arrow stores as bits. NaT
-        and masked values become null; NaN stays a value. Integers and floats on a CUDA device, of CuPy, torch or
-        Numba, become a batch on that device.
+        and masked values become null; NaN stays a value. Numbers on a CUDA device, of CuPy, torch or Numba, become
+        a batch on that device; bools are copied there.
 
         Raises
         ------

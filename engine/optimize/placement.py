@@ -3,7 +3,8 @@
 A stated model of time per record. On the CPU, the slower of moving the bytes and of computing, on all cores. On a
 GPU, the slowest of copying in, computing and copying out, which overlap, and a share of what each batch costs by
 itself. The rates are measured (`calibration`). Work that is small however it runs stays on the CPU, and nobody looks
-for a GPU for it: that alone takes longer. Does not split a plan between devices.
+for a GPU for it: that alone takes longer. Batches that lie on a device, and functions that take CuPy arrays, decide
+before any model. Does not split a plan between devices.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dataflare.execute.widths import row_bytes
-from dataflare.plan.physical import ComputeStep, PhysicalPlan
+from dataflare.plan.physical import ComputeStep, MapBatchesStep, PhysicalPlan
 
 if TYPE_CHECKING:
     from dataflare.kernels.devices.detection import CudaDetection
@@ -113,7 +114,16 @@ def place(
     if options.device != "auto":
         slow = ": plain Python, slow, to debug functions" if options.device == "python" else ""
         return Placement(options.device, f"asked for{slow}")
+    source_device = getattr(plan.source, "device", "cpu")
+    if source_device != "cpu":
+        return Placement(source_device, "chosen by auto: the batches lie there")
     programs = [step.program for step in plan.steps if isinstance(step, ComputeStep)]
+    takes_cupy = any(isinstance(step, MapBatchesStep) and step.batch_format == "cupy" for step in plan.steps)
+    if takes_cupy and options.math != "exact":
+        found = (detect or _detect)()
+        if found.usable:
+            return Placement("cuda", "chosen by auto: map_batches takes CuPy arrays")
+        return _cpu(found.reason)
     if not programs:
         return _cpu("there is nothing to compute")
     work = record_work(programs)
@@ -122,11 +132,7 @@ def place(
         return _cpu("too little work for a GPU")
     if options.math == "exact":
         return _cpu("math='exact' is the C library's")
-    if detect is None:
-        from dataflare.kernels.devices.detection import cuda_detection
-
-        detect = cuda_detection
-    found = detect()
+    found = (detect or _detect)()
     if not found.usable:
         return _cpu(found.reason)
     if rates_of is None:
@@ -176,6 +182,12 @@ def _steps(roots: Iterable[Node]) -> float:
     return sum(
         _STEPS.get(node.op, 1.0) * _LOOP_TURNS**node.depth for node in nodes_of(roots) if node.op not in _FREE
     )
+
+
+def _detect() -> CudaDetection:
+    from dataflare.kernels.devices.detection import cuda_detection
+
+    return cuda_detection()
 
 
 def _cpu(reason: str) -> Placement:

@@ -77,6 +77,12 @@ class MemorySource:
         """Bytes that the records take."""
         return sum(batch.nbytes for batch in self.batches)
 
+    @property
+    def device(self) -> str:
+        """The device that all batches lie on; "cpu" where they lie on several."""
+        devices = {batch.device for batch in self.batches}
+        return devices.pop() if len(devices) == 1 else "cpu"
+
     def with_projection(self, names: Sequence[str]) -> Self:
         """Return the source with only these columns, which are shared."""
         fields = [self.schema.field(column_index(self.schema, name, self.label)) for name in names]
