@@ -5,22 +5,31 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from chains import guarded
 from chains.faulty import FaultyBackend
+from chains.steps import load, random_chain, stages_of
 from fakes import cupy_on_emulator
 
 import dataflare as flare
 from dataflare.batch import SharedDataBatch
+from dataflare.execute.chain import Chain
+from dataflare.execute.chain_making import ChainMaker
 from dataflare.execute.run import run_plan
+from dataflare.kernels.backend import compile_program
 from dataflare.kernels.cuda.device import DEVICE_LOST
 from dataflare.kernels.cuda.recovery import DeviceWarning
 from dataflare.kernels.errors import DeviceFaultError, DeviceMemoryError, RunError
+from dataflare.kernels.udf.program import build_program
 from dataflare.optimize.plan import optimize
 from dataflare.options import RunOptions
+from dataflare.plan.physical import ComputeStep, MapBatchesStep, PhysicalStep
 from dataflare.sinks.memory import CollectSink
+from dataflare.testing import assert_batches_equal
 
 BATCHES, ROWS = 6, 400
 SCHEMA = pa.schema({"a": pa.int64(), "x": pa.float64()})
@@ -193,6 +202,40 @@ def test_explain_says_where_batches_move() -> None:
         None,
         "stay on cuda:emulated, results copied to the host",
     ]
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 40))]
+)
+def test_random_steps_with_functions_between_them_agree_with_the_cpu(seed: int, tmp_path: Path) -> None:
+    chain, first = random_chain(seed)
+    stages = stages_of(chain, load(chain.text, tmp_path))
+    fused = make_chain([ComputeStep(build_program(stages, first.schema))], "cpu")
+    steps: list[PhysicalStep] = []
+    schema = first.schema
+    for stage in stages:
+        if steps:
+            steps.append(MapBatchesStep(lambda batch: batch, schema, schema, "device"))
+        steps.append(ComputeStep(build_program((stage,), schema)))
+        schema = steps[-1].program.output_schema  # type: ignore[union-attr]
+    parted = make_chain(
+        [*steps, MapBatchesStep(lambda batch: batch, schema, schema, "device")], "cuda:emulated"
+    )
+    for batch in guarded.batches(seed, first):
+        given = SharedDataBatch.from_arrow(batch)
+        expected, found = fused.process(given), parted.process(given)
+        if expected is None or not expected.num_rows:
+            assert found is None or not found.num_rows
+        else:
+            assert found is not None
+            assert_batches_equal(found.to_arrow(), expected.to_arrow())
+
+
+def make_chain(steps: list[PhysicalStep], device: str) -> Chain:
+    programs = {
+        id(step): compile_program(step.program, device) for step in steps if isinstance(step, ComputeStep)
+    }
+    return ChainMaker(steps, device, programs).make(steps, lambda device, reason: None)
 
 
 # ------------------------------------------------------------------------------------------ where devices fail
