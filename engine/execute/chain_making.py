@@ -18,6 +18,7 @@ from dataflare.plan.residence import staying
 
 if TYPE_CHECKING:
     from dataflare.kernels.backend import CompiledProgram
+    from dataflare.kernels.udf.program import RecordProgram
 
 __all__ = ["ChainMaker"]
 
@@ -43,7 +44,7 @@ class ChainMaker:
     ) -> None:
         self._device = device
         self._compiled = compiled
-        self._names = {id(step): self._name(step, number) for number, step in enumerate(steps, 1)}
+        self._names = {id(step): _name(step, number) for number, step in enumerate(steps, 1)}
         self._latches: dict[int, SchemaLatch] = {}
         self._handovers: dict[int, Handover] = {}
         for step in steps:
@@ -106,15 +107,16 @@ class ChainMaker:
         except Exception as error:
             raise RunError(f"{name} could not be built: {type(error).__name__}: {error}") from error
 
-    def _name(self, step: PhysicalStep, number: int) -> str:
-        if isinstance(step, ComputeStep):
-            return f"compute {number}: {_functions(self._compiled[id(step)])}"
-        if isinstance(step, MapBatchesStep):
-            return f"map_batches {number}: {getattr(step.fn, '__qualname__', type(step.fn).__qualname__)}"
-        return ""
+
+def _name(step: PhysicalStep, number: int) -> str:
+    if isinstance(step, ComputeStep):
+        return f"compute {number}: {_functions(step.program)}"
+    if isinstance(step, MapBatchesStep):
+        return f"map_batches {number}: {getattr(step.fn, '__qualname__', type(step.fn).__qualname__)}"
+    return f"limit {step.rows:,}"
 
 
-def _functions(compiled: CompiledProgram) -> str:
+def _functions(program: RecordProgram) -> str:
     """Name the functions of a program, with the file's name but not its folders."""
-    names = [re.sub(r"\(.*[/\\]", "(", name) for name in compiled.program.functions]
+    names = [re.sub(r"\(.*[/\\]", "(", name) for name in program.functions]
     return ", ".join(names) if names else "columns"

@@ -94,9 +94,7 @@ class DeviceMapBatchesStage(MapBatchesStage):
     ) -> None:
         super().__init__(name, fn, latch, handover)
         self._on_device_lost = on_device_lost
-        self._fitting_rows: int | None = (
-            None  # the most that the device had memory for, where it once had not
-        )
+        self._fitting_rows: int | None = None  # what the device had memory for, where it once had not
         self._fitted_parts = 0
         self._told = False
 

@@ -14,6 +14,7 @@ from dataflare.kernels.errors import (
     DataError,
     DeviceMemoryError,
     DeviceUnavailableError,
+    OptionError,
     SchemaError,
 )
 from dataflare.plan.formats import check_types, describe_format
@@ -112,8 +113,8 @@ class Handover:
         try:
             import torch  # type: ignore[import-not-found] # no dependency
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"{self._name} takes torch tensors: pip install torch", name="torch"
+            raise OptionError(
+                f"{self._name} takes torch tensors (batch_format='torch'), which needs torch: pip install torch"
             ) from error
         return torch
 

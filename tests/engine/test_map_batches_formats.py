@@ -168,5 +168,5 @@ def test_torch_shares_memory_with_the_batch() -> None:
 
 def test_torch_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ModuleNotFoundError, match=r"map_batches 1: .*pip install torch"):
+    with pytest.raises(OptionError, match=r"map_batches 1: .*pip install torch"):
         numbers().map_batches(lambda c: c, batch_format="torch").collect()
