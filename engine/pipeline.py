@@ -234,8 +234,8 @@ class Pipeline(WriteSteps):
         ----------
         fn
             Takes a batch and returns one, or what can become one: an Arrow record batch or table, a frame, or a
-            dict of columns: arrays of NumPy, CuPy, torch or Arrow, or lists. A class is built once a worker, and
-            the instance is called.
+            dict of columns: arrays of NumPy, CuPy, torch or Arrow, or lists. A class is built once a worker, with
+            the GPU current that its batches come to, if any, and the instance is called.
         schema
             Of what `fn` returns. Without it the schema is found from the first batch that comes back, and no
             step that must know its columns can follow.

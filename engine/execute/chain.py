@@ -143,7 +143,7 @@ class MapBatchesStage:
     def __init__(self, name: str, fn: Callable[[Any], Any], latch: SchemaLatch, handover: Handover) -> None:
         self.name = name
         self.meter = StageMeter(name, "processor")
-        self._fn = fn() if isinstance(fn, type) else fn
+        self._fn = handover.built(fn)
         self._latch = latch
         self._handover = handover
 

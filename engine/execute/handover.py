@@ -55,6 +55,19 @@ class Handover:
         elif self._format == "cupy" and not device.startswith("cuda"):
             self.backends = self._first_gpu()
 
+    def built(self, fn: Callable[[Any], Any]) -> Any:
+        """Return a function, or the instance of a class, made where the batches of this thread come to lie."""
+        if not isinstance(fn, type):
+            return fn
+        if self.backends:
+            from dataflare.kernels.cuda.spread import backend_of_thread
+
+            backend = backend_of_thread(self.backends)
+            if backend.lost is None:
+                with self._current(backend):
+                    return fn()
+        return fn()
+
     def call(
         self, fn: Callable[[Any], Any], batch: SharedDataBatch, backend: DeviceBackend | None = None
     ) -> SharedDataBatch:

@@ -248,7 +248,7 @@ def test_memory_that_runs_out_at_each_allocation(install: Install) -> None:
     run(chained(), "cuda:emulated")
     allocations = backend.calls["acquire"]
     assert allocations >= BATCHES * 8  # two columns up, and what three programs write
-    for number in range(1, allocations + 1, 5):  # of all kinds: a batch makes no multiple of five
+    for number in range(1, allocations + 1, 7):  # of all kinds: a batch makes no multiple of seven
         backend.calls.clear()
         backend.fails = refusal(number)
         found, report = run(chained(), "cuda:emulated")
@@ -362,6 +362,26 @@ def test_cupy_arrays_between_two_programs(monkeypatch: pytest.MonkeyPatch) -> No
     assert report.device == "cuda"
     assert cuda.calls["asarray"] == 2 * BATCHES
     assert cuda.calls["computeArray"] == 2 * BATCHES
+
+
+def test_classes_are_built_on_the_gpu_that_their_batches_come_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = cupy_on_emulator.install(monkeypatch, gpus=2)
+    built: list[tuple[int, Any]] = []
+
+    class Model:
+        def __init__(self) -> None:
+            built.append((cuda.current, cuda.stream))
+            self.here = built[-1]
+
+        def __call__(self, columns: dict[str, Any]) -> dict[str, Any]:
+            assert (cuda.current, cuda.stream) == self.here
+            return by_operators(columns)
+
+    expected, _ = run(chained(), "cpu")
+    found, _ = run(chained("cupy", Model), "cuda", workers=4)
+    assert found.equals(expected)
+    assert sorted(gpu for gpu, _ in built) == [0, 0, 1, 1]
+    assert len({stream.ptr for _, stream in built}) == 4
 
 
 def test_cupy_arrays_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
