@@ -85,14 +85,21 @@ class SharedDataBatch(Interchange):
         """
         if isinstance(data, SharedDataBatch):
             return data
-        if ingest.may_lie_on_device(data):
-            from dataflare import device_ingest
-
-            parts = device_ingest.arrow_parts(data)
-            if parts is not None:
-                return cls._from_columns(*parts[:3], backend=parts.backend)
+        there = cls._lying_on_device(data)
+        if there is not None:
+            return there
         batch = ingest.arrow_batch(data)
         return cls._new(batch.schema, batch.num_rows, None, batch, None, NO_METADATA)
+
+    @classmethod
+    def _lying_on_device(cls, data: Any) -> SharedDataBatch | None:
+        """Wrap what speaks Arrow and lies on a CUDA device; None for anything else."""
+        if not ingest.may_lie_on_device(data) or not hasattr(data, "__arrow_c_device_array__"):
+            return None
+        from dataflare import device_ingest
+
+        parts = device_ingest.arrow_parts(data)
+        return None if parts is None else cls._from_columns(*parts[:3], backend=parts.backend)
 
     @classmethod
     def from_pydict(

@@ -54,22 +54,24 @@ class ChainMaker:
         self._placed = self._placed_programs()
 
     def make(self, steps: Sequence[PhysicalStep], on_device_lost: OnDeviceLost) -> Chain:
-        """Return the chain of one task; classes of ``map_batches`` are built here.
+        """Return the chain of one task, on its thread; classes of ``map_batches`` are built here.
 
         Parameters
         ----------
         on_device_lost
             Called with a device and the reason when a batch met its loss.
         """
+        on_device = any(self._is_on_device(step) for step in steps)
+        if on_device:
+            from dataflare.execute.device_chain import DeviceChain
+            from dataflare.kernels.cuda.spread import take_turn
+
+            take_turn()
         stages = [
             self._stage(step, on_device_lost, stays=stays)
             for step, stays in zip(steps, staying(steps, self._device), strict=True)
         ]
-        if any(self._is_on_device(step) for step in steps):
-            from dataflare.execute.device_chain import DeviceChain
-
-            return DeviceChain(stages)
-        return Chain(stages)
+        return DeviceChain(stages) if on_device else Chain(stages)
 
     def _is_on_device(self, step: PhysicalStep) -> bool:
         if isinstance(step, MapBatchesStep):

@@ -14,10 +14,18 @@ from dataflare.kernels.cuda.device import DeviceBackend
 from dataflare.kernels.cuda.fused import CudaProgram
 from dataflare.kernels.memory.column import HostColumn
 
-__all__ = ["SpreadProgram", "backend_of_thread"]
+__all__ = ["SpreadProgram", "backend_of_thread", "take_turn"]
 
 _turns = itertools.count()
 _of_thread = threading.local()
+
+
+def take_turn() -> None:
+    """Give the calling thread the GPU after the one that was given last.
+
+    The tasks of a run take turns when they begin: threads are used again, and those of one run may have had any.
+    """
+    _of_thread.turn = next(_turns)
 
 
 def _turn() -> int:

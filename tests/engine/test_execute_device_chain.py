@@ -171,6 +171,27 @@ def test_results_come_back_even_where_nothing_is_done(install: Install) -> None:
     assert pipeline.count() == BATCHES * ROWS
 
 
+def test_tables_of_other_libraries_stay_where_they_lie(install: Install) -> None:
+    backend = install()
+    held = next(iter(Batches())).to_device("cuda:emulated")
+
+    class Table:
+        """Has the interface for the host too, as a copy."""
+
+        def __arrow_c_device_array__(self, requested_schema: object = None, **options: object) -> Any:
+            return held.__arrow_c_device_array__(requested_schema, **options)
+
+        def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+            raise AssertionError("copied to the host")
+
+    for pipeline in (flare.from_arrow(Table()), flare.from_batches([Table(), Table()])):
+        backend.up_bytes = 0
+        result = pipeline.filter(lambda r: r.a < 5)
+        assert result.explain().device.startswith("cuda:emulated")
+        assert result.collect().num_rows % 5 == 0
+        assert backend.up_bytes == 0
+
+
 def test_batches_here_and_there_mix(install: Install) -> None:
     install()
     mixed = [batch.to_device("cuda:emulated") if i % 2 else batch for i, batch in enumerate(Batches())]
