@@ -30,7 +30,7 @@ from dataflare.kernels.llvm.results import ResultColumns, Selection, WrittenBloc
 from dataflare.kernels.llvm.strings import result_bytes
 from dataflare.kernels.llvm.target import MATH_FUNCTIONS
 from dataflare.kernels.memory.column import HostColumn
-from dataflare.kernels.memory.dictionaries import nulls_in_indices
+from dataflare.kernels.memory.dictionaries import DictionaryCache, Entries, nulls_in_indices
 from dataflare.kernels.memory.pool import HostBlock, default_pool
 from dataflare.kernels.udf.ir import StringOp, nodes_of
 from dataflare.kernels.udf.program import Lowered, RecordProgram, columns_of
@@ -77,11 +77,11 @@ class CudaProgram:
         self._backend = backend
         self._arena = arena_of(backend)
         self._may_be_null = tuple(program.input_schema.field(number).nullable for number in program.columns)
-        self._tables: dict[tuple[StringOp, int, int], tuple[HostColumn, DeviceBlock]] = {}
+        self._exchanged: DictionaryCache[Entries] = DictionaryCache()
+        self._tables: DictionaryCache[DeviceBlock] = DictionaryCache(_MAX_TABLES)
         self._table_texts: dict[tuple[StringOp, ColumnForm], KernelText] = {}
         self._loaded: dict[KernelText, Any] = {}
         self._compiled_anew: bool | None = None
-        self._lock = threading.Lock()
         self._load_lock = threading.Lock()
         self._dense = _Variant(self, program.dense, "dense", backend)
         self._nullable = _Variant(self, program.nullable, "nullable", backend)
@@ -118,7 +118,7 @@ class CudaProgram:
             If a kernel did what the device stops at; the message names the functions.
         """
         if self.program.read_dictionaries:
-            columns = nulls_in_indices(columns, self.program.read_dictionaries)
+            columns = nulls_in_indices(columns, self.program.read_dictionaries, self._exchanged)
         for name, column, may in zip(self.program.required_columns, columns, self._may_be_null, strict=True):
             if not may and column.null_count:
                 raise SchemaError(
@@ -139,8 +139,7 @@ class CudaProgram:
 
     def _release_idle(self) -> None:
         """Give back to the device what no batch needs at this moment."""
-        with self._lock:
-            self._tables.clear()
+        self._tables.clear()
         self._arena.release_idle()
 
     def kernel(self, text: KernelText) -> Any:
@@ -159,17 +158,11 @@ class CudaProgram:
 
     def dictionary_table(self, op: StringOp, dictionary: HostColumn) -> DeviceBlock:
         """Return the results of a string operation for each distinct value, computed once per dictionary."""
-        addresses = dictionary.addresses
-        key = (op, addresses[1] if len(addresses) > 1 else 0, dictionary.offset)
-        with self._lock:
-            known = self._tables.get(key)
-            if known is not None and known[0].length == dictionary.length and known[0].addresses == addresses:
-                return known[1]
+        known = self._tables.find(op, dictionary)
+        if known is not None:
+            return known
         block = self._computed_table(op, dictionary)
-        with self._lock:
-            if len(self._tables) >= _MAX_TABLES:
-                self._tables.clear()
-            self._tables[key] = (dictionary, block)
+        self._tables.keep(op, dictionary, block)
         return block
 
     def _computed_table(self, op: StringOp, dictionary: HostColumn) -> DeviceBlock:

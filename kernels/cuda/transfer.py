@@ -16,7 +16,6 @@ import pyarrow as pa
 from dataflare.kernels.cuda.device import ALIGNMENT_BYTES, DeviceBackend, DeviceBlock
 from dataflare.kernels.llvm.layout import ColumnForm, ColumnLayout, fixed_width_bytes, string_form
 from dataflare.kernels.memory.column import HostColumn
-from dataflare.kernels.memory.dictionaries import without_null_entries
 from dataflare.kernels.udf.ir import StringOp
 
 __all__ = ["DictionaryTables", "Planner", "Upload", "aligned_bytes", "planner", "string_planner"]
@@ -191,8 +190,6 @@ def _dictionary_planner(layout: ColumnLayout, tables: DictionaryTables) -> Plann
     indices = _fixed_planner(layout.type.index_type.bit_width // 8)
 
     def dictionary(column: HostColumn, upload: Upload) -> None:
-        column = without_null_entries(column)
-        upload.keep.append(column)
         indices(column, upload)
         for op in layout.tables:
             table = tables(op, column.dictionary)
