@@ -26,7 +26,7 @@ from dataflare.kernels.llvm.layout import (
     ProgramLayout,
     fixed_width_bytes,
 )
-from dataflare.kernels.llvm.results import ResultColumns, Selection, WrittenBlocks
+from dataflare.kernels.llvm.results import ResultColumns, Selection, Written
 from dataflare.kernels.llvm.strings import result_bits, result_bytes
 from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.column import HostColumn
@@ -238,30 +238,30 @@ class _Variant:
         if self._plain_outputs is not None and num_rows <= SMALL_ROWS:
             return self._run_small(slots, num_rows, acquire)
         bitmap_bytes = (num_rows + 7) >> 3
-        blocks: list[WrittenBlocks] = []
+        written: list[Written] = []
         for width, has_validity in self._widths:
             block = acquire(num_rows * width if width else bitmap_bytes)
             slots.append(block.address)
             if has_validity:
                 validity = acquire(bitmap_bytes)
                 slots.append(validity.address)
-                blocks.append((block, validity))
+                written.append((block.address, validity.address, block, validity))
             else:
                 slots.append(0)
-                blocks.append((block, None))
+                written.append((block.address, 0, block, None))
         chosen = None
         if self._layout.selection is not None:
             selection = acquire(bitmap_bytes)
             slots.append(selection.address)
-            chosen = Selection(selection, num_rows)
-        written = self._call(self._pack(*slots))
+            chosen = Selection(selection.address, selection, num_rows)
+        count = self._call(self._pack(*slots))
         values: tuple[int, ...] = ()
         if self._counters:
             values = self._read_counters.unpack(ctypes.string_at(counters, 8 * self._counters))
         if chosen is not None:
-            chosen.kept = written
-        results = self._results.columns(blocks, written, values, columns, chosen)
-        return ProgramResult(results, written, sum(values[: self._drops]))
+            chosen.kept = count
+        results = self._results.columns(written, count, values, columns, chosen)
+        return ProgramResult(results, count, sum(values[: self._drops]))
 
     def _run_small(
         self, slots: list[int], num_rows: int, acquire: Callable[[int], HostBlock]

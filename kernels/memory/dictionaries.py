@@ -7,8 +7,8 @@ without. Results of operations on the values are computed by the programs themse
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import pyarrow as pa
@@ -28,6 +28,15 @@ class Entries(NamedTuple):
     values: pa.Array[Any]
 
 
+@dataclass(slots=True)
+class _Made(Generic[_T]):
+    """What was computed of a dictionary, and when somebody asked for it last."""
+
+    dictionary: HostColumn
+    result: _T
+    last_use: int
+
+
 class DictionaryCache(Generic[_T]):
     """What was computed of dictionaries, for those that were asked for last. Thread-safe.
 
@@ -42,7 +51,8 @@ class DictionaryCache(Generic[_T]):
 
     def __init__(self, most: int = 64) -> None:
         self._most = most
-        self._made: OrderedDict[Hashable, tuple[HostColumn, _T]] = OrderedDict()
+        self._made: dict[Hashable, _Made[_T]] = {}
+        self._clock = 0
         self._lock = threading.Lock()
 
     def find(self, what: Hashable, dictionary: HostColumn) -> _T | None:
@@ -52,16 +62,17 @@ class DictionaryCache(Generic[_T]):
             known = self._made.get(key)
             if known is None:
                 return None
-            self._made.move_to_end(key)
-            return known[1]
+            known.last_use = self._clock = self._clock + 1
+            return known.result
 
     def keep(self, what: Hashable, dictionary: HostColumn, made: _T) -> None:
         """Remember what was computed for a dictionary."""
         key = (what, dictionary.addresses, dictionary.offset, dictionary.length)
         with self._lock:
-            self._made[key] = (dictionary, made)
+            self._clock += 1
+            self._made[key] = _Made(dictionary, made, self._clock)
             while len(self._made) > self._most:
-                self._made.popitem(last=False)
+                del self._made[min(self._made, key=lambda each: self._made[each].last_use)]
 
     def clear(self) -> None:
         """Forget everything."""
@@ -76,10 +87,12 @@ def nulls_in_indices(
 
     ``known`` remembers the dictionaries that were exchanged, so that batches with the same one share the other, too.
     """
-    changed = {
-        i: made for i in positions if (made := without_null_entries(columns[i], known)) is not columns[i]
-    }
-    return [changed.get(i, column) for i, column in enumerate(columns)] if changed else columns
+    changed = [i for i in positions if columns[i].dictionary.null_count]
+    if not changed:
+        return columns
+    return [
+        without_null_entries(column, known) if i in changed else column for i, column in enumerate(columns)
+    ]
 
 
 def without_null_entries(column: HostColumn, known: DictionaryCache[Entries] | None = None) -> HostColumn:

@@ -23,7 +23,7 @@ import pytest
 from chains.running import Outcome, run, run_compiled
 from ptx_gate.mutation import OPERATORS, Mutant, mutants_of
 
-from dataflare.kernels.cuda import codegen
+from dataflare.kernels.cuda import filtering
 from dataflare.kernels.cuda.arena import arena_of
 from dataflare.kernels.cuda.emulated import EmulatedBackend, EmulatedBlock
 from dataflare.kernels.cuda.fused import CudaProgram, compile_cuda
@@ -257,7 +257,7 @@ class SumBattery:
     entry = "running_sum"
 
     def __init__(self) -> None:
-        kernel = running_sum_kernel(cuda_target((8, 0)).triple)
+        kernel = running_sum_kernel(cuda_target((8, 0)))
         self.image = image_of(kernel, cuda_target((8, 0)))
         rng = np.random.default_rng(1)
         self.numbers = [
@@ -362,7 +362,7 @@ def test_segments_of_another_size_than_the_host_thinks_are_found(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Battery(CASES["filter"])
-    monkeypatch.setattr(codegen, "SEGMENT_ROWS", rows)
+    monkeypatch.setattr(filtering, "SEGMENT_ROWS", rows)
     made.program = compile_cuda(made.program.program, made.backend)
     assert made.verdict() is not None
 

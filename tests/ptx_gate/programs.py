@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 
 from dataflare.kernels.cuda import gather
-from dataflare.kernels.cuda.codegen import KernelText, ProgramKernels, table_kernel
+from dataflare.kernels.cuda.codegen import ProgramKernels, table_kernel
+from dataflare.kernels.cuda.kernel_text import KernelText
 from dataflare.kernels.cuda.primitives import running_sum_kernel
 from dataflare.kernels.cuda.reading import VECTOR_BYTES
 from dataflare.kernels.llvm.layout import ColumnForm, fixed_width_bytes, string_form
@@ -104,7 +105,7 @@ def _tables_of(gate: GateProgram, program: RecordProgram, target: Target) -> Ite
 def all_kernels(target: Target) -> Iterator[GateKernel]:
     """Yield the kernels of all programs, and those that are no program's own."""
     shared = {
-        "running_sum": running_sum_kernel(target.triple),
+        "running_sum": running_sum_kernel(target),
         "gather.kept_rows": gather.kept_rows_kernel(target),
         "gather.bits": gather.take_bits_kernel(target),
     }
