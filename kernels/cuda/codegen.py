@@ -42,7 +42,7 @@ class ProgramKernels:
     """
 
     def __init__(self, program: RecordProgram, lowered: Lowered, name: str, target: Target) -> None:
-        self.layout: ProgramLayout = layout_of(program, lowered)
+        self.layout: ProgramLayout = layout_of(program, lowered, moves_indices=True)
         self.lowered = lowered
         self.name = name
         self._target = target

@@ -393,7 +393,7 @@ class _Written:
             self._backend.zero(self._data, self._sizes[1], stream)
 
     def column(self, count: int, counts: Sequence[int], source: DeviceColumn | None) -> DeviceColumn:
-        """Return the column; of views, those of ``source`` in another order over the same bytes."""
+        """Return the column; what ``source`` had besides values, the bytes of views and a dictionary, it has too."""
         output = self.layout.output
         nulls = 0 if self.layout.counter is None else count - counts[self.layout.counter]
         addresses: tuple[int, ...] = (self._validity if nulls else 0, self._data)
@@ -411,7 +411,10 @@ class _Written:
                 table=source.table,
             )
         data_type = pa.int32() if output.sources else output.type
-        return DeviceColumn(self._backend, data_type, count, addresses, sizes, nulls, self._block)
+        dictionary = None if source is None else source.dictionary
+        return DeviceColumn(
+            self._backend, data_type, count, addresses, sizes, nulls, self._block, dictionary=dictionary
+        )
 
 
 def _no_values(data_type: pa.DataType) -> pa.Array[Any]:

@@ -15,7 +15,13 @@ from typing import Any
 import pyarrow as pa
 
 from dataflare.kernels.cuda.device import ALIGNMENT_BYTES, DeviceBackend, DeviceBlock, Stretch
-from dataflare.kernels.llvm.layout import ColumnForm, ColumnLayout, fixed_width_bytes, string_form
+from dataflare.kernels.llvm.layout import (
+    ColumnForm,
+    ColumnLayout,
+    fixed_width_bytes,
+    stored_bytes,
+    string_form,
+)
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.trimming import used_ranges
 from dataflare.kernels.udf.ir import StringOp
@@ -216,10 +222,10 @@ def _bits(column: HostColumn, upload: Upload) -> None:
 
 
 def _dictionary_planner(layout: ColumnLayout, tables: DictionaryTables) -> Planner:
-    indices = _fixed_planner(layout.type.index_type.bit_width // 8)
+    index_bytes = stored_bytes(layout.type) or 0
 
     def dictionary(column: HostColumn, upload: Upload) -> None:
-        indices(column, upload)
+        upload.values(column, index_bytes)
         for op in layout.tables:
             table = tables(op, column.dictionary)
             upload.keep.append(table)

@@ -25,13 +25,14 @@ Written = tuple[int, int, object, object]
 
 
 class _Field(NamedTuple):
-    """A result, its layout and place among those that code writes, the type written, and whether views are moved."""
+    """A result, its layout and place among those that code writes, and what it writes."""
 
     output: Output
     out: Any  # an OutputLayout, or None where code does not write it
     position: int | None
     type: pa.DataType
     moves_views: bool
+    moves_indices: bool
 
 
 class ResultColumns:
@@ -52,7 +53,9 @@ class ResultColumns:
     def _field(self, output: Output, position: int | None) -> _Field:
         out = None if position is None else self._layout.outputs[position]
         stored = pa.int32() if output.sources else output.type
-        return _Field(output, out, position, stored, output.carried is not None and is_view(stored))
+        is_moved = output.carried is not None and position is not None
+        moves_views, moves_indices = is_view(stored), pa.types.is_dictionary(stored)
+        return _Field(output, out, position, stored, is_moved and moves_views, is_moved and moves_indices)
 
     def columns(
         self,
@@ -78,7 +81,7 @@ class ResultColumns:
             Which rows were kept, where there are columns that the kernel did not move.
         """
         results = []
-        for output, out, position, data_type, moves_views in self._fields:
+        for output, out, position, data_type, moves_views, moves_indices in self._fields:
             if position is None:
                 assert output.carried is not None
                 column = columns[self._positions[output.carried]]
@@ -95,7 +98,13 @@ class ResultColumns:
                 source = columns[self._positions[output.carried]]
                 results.append(_moved_views(source, address, validity, count, nulls, owner))
                 continue
-            result = HostColumn(data_type, count, 0, nulls, None, (validity, address), None, owner)
+            dictionary = None
+            if moves_indices:
+                assert output.carried is not None
+                dictionary = columns[self._positions[output.carried]].dictionary
+            result = HostColumn(
+                data_type, count, 0, nulls, None, (validity, address), None, owner, None, dictionary
+            )
             if output.sources:
                 result = self._strings(out, result, columns, chosen)
             results.append(result)

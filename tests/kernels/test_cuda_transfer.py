@@ -13,12 +13,15 @@ from chains.faulty import FaultyBackend
 from chains.running import run_compiled
 
 from dataflare.kernels.backend import compile_program
+from dataflare.kernels.cuda.copies import to_device, to_host
 from dataflare.kernels.cuda.device import Stretch
 from dataflare.kernels.cuda.emulated import EmulatedBackend
 from dataflare.kernels.cuda.fused import compile_cuda
 from dataflare.kernels.cuda.launching import launcher_of
 from dataflare.kernels.cuda.placing import ResultPlaces
+from dataflare.kernels.cuda.resident import ResidentProgram
 from dataflare.kernels.llvm.layout import OutputLayout
+from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.udf.program import Output, build_program
 from dataflare.kernels.udf.stages import FilterStage, MapStage, Stage
 from dataflare.testing import assert_batches_equal
@@ -94,6 +97,39 @@ def test_views_under_nulls_may_point_anywhere() -> None:
     program = build_program([MapStage(_read)], batch.schema)
     found = run_compiled(compile_cuda(program, EmulatedBackend()), batch)
     assert found.batch["found"].to_pylist() == [i % 2 == 1 for i in range(500, 600)]
+
+
+@pytest.mark.parametrize("index_type", [pa.int8(), pa.uint16(), pa.int32(), pa.int64()], ids=str)
+@pytest.mark.parametrize("nulls", [True, False])
+def test_a_filter_moves_the_indices_of_dictionaries(index_type: pa.DataType, nulls: bool) -> None:
+    """None of the columns is left to the host: whoever is kept is not even copied back."""
+    texts = [None if nulls and i % 7 == 0 else f"kind {i % 5}" for i in range(700)]
+    read = pa.array(texts).dictionary_encode().cast(pa.dictionary(index_type, pa.string()))
+    floats = pa.array([i % 3 / 2 for i in range(700)]).dictionary_encode()
+    null_entry = pa.DictionaryArray.from_arrays(pa.array([i % 2 for i in range(700)]), pa.array([None, "b"]))
+    batch = pa.record_batch({"i": range(700), "d": read, "f": floats, "n": null_entry}).slice(3)
+    stages: list[Stage] = [FilterStage(lambda r: r.i % 3 != 0 and (r.d is None or r.d != "kind 2"))]
+    program = build_program(stages, batch.schema)
+    backend = FaultyBackend()
+    compiled = compile_cuda(program, backend)
+    expected = run_compiled(compile_program(program), batch)
+    found = run_compiled(compiled, batch)
+    assert_batches_equal(found.batch, expected.batch)
+    assert found.rows_dropped_null_predicate == expected.rows_dropped_null_predicate
+    assert compiled._nullable._layout.selection is None
+    columns = [HostColumn.from_arrow(batch.column(name)) for name in program.required_columns]
+    resident = ResidentProgram(compiled, backend).run(to_device(columns, backend), batch.num_rows)
+    arrays = [column.to_arrow() for column in to_host(resident.columns)]
+    assert_batches_equal(pa.RecordBatch.from_arrays(arrays, schema=batch.schema), expected.batch)
+
+
+def test_a_dictionary_that_is_compared_with_a_column_is_left_to_the_host() -> None:
+    column = pa.array(["a", "b", None, "c"]).dictionary_encode()
+    batch = pa.record_batch({"d": column, "s": pa.array(["a", "x", "y", None])})
+    program = build_program([FilterStage(lambda r: r.d == r.s)], batch.schema)
+    found = run_compiled(compile_cuda(program, FaultyBackend()), batch)
+    assert_batches_equal(found.batch, run_compiled(compile_program(program), batch).batch)
+    assert found.batch.to_pylist() == [{"d": "a", "s": "a"}]
 
 
 def outputs(kinds: str) -> list[OutputLayout]:

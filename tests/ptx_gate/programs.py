@@ -213,6 +213,10 @@ _FILTERS = [
         name="filter_string", columns={"s": _TEXT, "x": _F64}, stages=(FilterStage(lambda r: r.s == "a"),)
     ),
     GateProgram(
+        name="filter_dictionary", columns={"d": pa.dictionary(pa.int16(), _TEXT), "x": _I32},
+        stages=(FilterStage(lambda r: r.x > 5),),
+    ),
+    GateProgram(
         name="filter_wide", columns={"d": _DECIMAL, "p": pa.bool_(), "b": pa.int8()},
         stages=(FilterStage(lambda r: r.p),),
     ),
