@@ -37,7 +37,7 @@ from dataflare.kernels.emulator.checks import Checks
 from dataflare.kernels.emulator.launch import launch
 from dataflare.kernels.emulator.memory import DeviceMemory
 from dataflare.kernels.emulator.parser import parse
-from dataflare.kernels.errors import DeviceFaultError, DeviceMemoryError, MemoryLimitError
+from dataflare.kernels.errors import DeviceFaultError, DeviceMemoryError, MemoryLimitError, OptionError
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.udf.program import build_program
 from dataflare.kernels.udf.stages import FilterStage, MapStage, Stage, WithColumnsStage
@@ -360,7 +360,7 @@ class GatherBattery:
                     assert_batches_equal(found, expected)
                 except DeviceFaultError as fault:
                     return f"fault: {fault.check}"
-                except (AssertionError, pa.ArrowInvalid, DeviceMemoryError, MemoryLimitError):
+                except (AssertionError, pa.ArrowInvalid, DeviceMemoryError, MemoryLimitError, OptionError):
                     return "wrong result"
                 if self.backend.content != self.written[number]:
                     return "stray store"
