@@ -312,7 +312,10 @@ class _Variant:
     def _collect(
         self, columns: Sequence[HostColumn], places: _Places, count: int, base: int, stream: Any
     ) -> ProgramResult:
-        """Copy what kernels wrote to host memory, in one stretch, as much of it as there are rows."""
+        """Copy what kernels wrote to host memory, in one stretch, as much of it as there are rows.
+
+        The columns share the block that it comes into, as those of a message do in Arrow's own formats.
+        """
         nbytes = places.results + self._of_results.nbytes(count)
         block = default_pool().acquire(nbytes)
         here = block.address
