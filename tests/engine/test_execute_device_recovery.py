@@ -15,9 +15,11 @@ from fakes.nvml import install_nvml
 import dataflare as flare
 from dataflare.batch import SharedDataBatch
 from dataflare.control import GpuMemoryMonitor
+from dataflare.control.budget import format_bytes
 from dataflare.control.gpu_memory import BackendMemoryProbe
 from dataflare.control.nvml import NvmlMemoryProbe
 from dataflare.execute.run import run_plan
+from dataflare.kernels.cuda.arena import arena_of
 from dataflare.kernels.cuda.device import DEVICE_LOST
 from dataflare.kernels.cuda.recovery import DeviceWarning
 from dataflare.kernels.devices.driver import CudaDevice
@@ -114,6 +116,20 @@ def test_a_device_without_memory_leaves_all_batches_to_the_cpu(install: Install)
     assert not report.lost_devices
 
 
+def test_the_peak_of_the_device_is_that_of_the_run(install: Install) -> None:
+    backend = install(FaultyBackend(memory_bytes=1 << 24))
+    _, first = run("cuda:emulated")
+    assert first.peak_device_bytes is not None
+    assert BATCHES * ROWS < first.peak_device_bytes <= backend._memory.peak_bytes
+    assert set(first.curves.memory_pressure) == {"host", "cuda:emulated"}
+    assert f"on the device {format_bytes(first.peak_device_bytes)}" in str(first)
+    arena_of(backend).release_idle()
+    _, second = run("cuda:emulated")
+    assert second.peak_device_bytes is not None
+    assert BATCHES * ROWS < second.peak_device_bytes <= backend._memory.peak_bytes
+    assert run("cpu")[1].peak_device_bytes is None
+
+
 HARDWARE = CudaDevice(0, "Fake", (9, 0), 16 << 30, "GPU-whole", "0000:01:00.0", False, False, False)
 NAMED = (1, 3, 4, 6, 9, 10, 12, 13, 15, 999)
 """Of NVML's errors: uninitialised, not supported, no permission, not found, no driver, timeout, no library, no such
@@ -166,7 +182,8 @@ def test_whatever_nvml_says_every_batch_is_computed_once(
         elif code in UNAVAILABLE[where]:
             assert (monitor.last.source, monitor.last.error) == ("CUDA runtime", None)
         else:
-            assert monitor.last.error
+            assert report.monitor_errors == {"cuda:emulated": monitor.last.error}
+            assert "cuda:emulated memory could not always be read" in str(report)
     assert found.equals(expected)
     assert (report.rows_in, report.rows_out) == (BATCHES * 32, expected.num_rows)
 
