@@ -13,7 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dataflare.control.backpressure import Admission, BackpressureController
+from dataflare.control.admission import Admission
+from dataflare.control.backpressure import BackpressureController
 from dataflare.control.budget import MemoryBudget, format_bytes
 from dataflare.control.clock import Clock
 from dataflare.control.credits import CreditConfig, CreditMode
@@ -204,9 +205,10 @@ class PreparedRun:
         """
         least_rows = 1 if alone else self.least_rows
         rows = self.batcher.batch_size
-        admission = self.controller.admit(task, rows, self.bytes_per_row, least_rows=least_rows)
+        admit, bytes_per_row, window_rows = self.controller.admit, self.bytes_per_row, rows * self.window
+        admission = admit(task, rows, bytes_per_row, least_rows=least_rows, window_rows=window_rows)
         if admission is None and self._goes_on_without_lost_devices():
-            admission = self.controller.admit(task, rows, self.bytes_per_row, least_rows=least_rows)
+            admission = admit(task, rows, bytes_per_row, least_rows=least_rows, window_rows=window_rows)
         if admission is not None:
             self._admitted[admission] = self.late_compile_s
         return admission
@@ -422,4 +424,5 @@ def _engine_credits(least_rows: int) -> CreditConfig:
         initial_credits=_UNBOUNDED_CREDITS,
         min_credits=least_rows,
         max_credits=_UNBOUNDED_CREDITS,
+        queue_target=None,
     )

@@ -42,7 +42,8 @@ class KneeStrategy:
 
     A cost a row that differs by more than a quarter in five batches in a row is another work or another machine:
     then the search begins anew from the size that is held, after two batches of a sixteenth of it that tell the
-    fixed cost. Two batches over the latency target in a row shrink the size to 0.7 at once.
+    fixed cost. Two batches over the latency target in a row shrink the size to 0.7 at once, unless batches that were
+    shrunk take as long: then it is not the rows that take long, but a sink that stalls or a cost of each call.
 
     Of each size the latest ``stability_threshold`` batches count, and five at least.
     """
@@ -56,6 +57,8 @@ class KneeStrategy:
     FREE_ROWS = 0.6
     LATENCY_SHARE = 0.8
     MISS_FACTOR = 0.7
+    IN_VAIN = 0.9
+    BELIEVED_BATCHES = 50
     DEAD_BAND = 1.25
     DRIFT = 1.25
     SAMPLES = 3
@@ -83,6 +86,8 @@ class KneeStrategy:
         self._row_s: float | None = None  # of the size that is held
         self._off = 0  # batches in a row that were clearly dearer, or negative: cheaper
         self._misses = 0
+        self._cut_from: tuple[SteadyBatch, SizeBound] | None = None
+        self._no_cut_before = 0
         self._batches = 0
         self._next_probe = 0
         self._next_probe_s = -math.inf
@@ -111,10 +116,12 @@ class KneeStrategy:
         size = self._costs.add(batch.asked_rows, batch.rows, batch.duration_s)
         if batch.duration_s > self._config.latency_target_s:
             self._misses += 1
-            if self._misses > 1 and self._cut(batch.asked_rows, size):
+            if self._misses > 1 and self._cut(batch, size):
                 return
         else:
             self._misses = 0
+            self._cut_from = None
+            self._no_cut_before = 0
         if size != size_class(self.size):
             return  # asked for before the size changed, or with less memory than it takes
         self._tried += 1
@@ -328,12 +335,23 @@ class KneeStrategy:
             self._checked = 0
             self._settle()
 
-    def _cut(self, asked_rows: int, size: int) -> bool:
-        """Shrink after two batches that took too long; False for those that were asked for before the last time."""
-        rows = self._config.clamp(math.floor(asked_rows * self.MISS_FACTOR))
-        if rows >= self.size:
+    def _cut(self, batch: SteadyBatch, size: int) -> bool:
+        """Shrink after two batches that took too long, or take it back where that is no use; tell whether it did.
+
+        It does nothing about batches that were asked for before the last time.
+        """
+        rows = self._config.clamp(math.floor(batch.asked_rows * self.MISS_FACTOR))
+        if rows >= self.size or self._batches < self._no_cut_before:
             return False
         self._misses = 0
+        if self._cut_from is not None:
+            larger, bound = self._cut_from
+            if batch.asked_rows < larger.asked_rows and batch.duration_s > self.IN_VAIN * larger.duration_s:
+                self._cut_from = None
+                self._no_cut_before = self._batches + self.BELIEVED_BATCHES
+                self._hold(larger.asked_rows, bound)
+                return True
+        self._cut_from = batch, self._bound or self._stop
         self._costs.keep([known for known in self._costs if known < size])
         self._stop = "latency"
         if len(self._costs):
