@@ -196,7 +196,7 @@ class KneeStrategy:
 
     def _changed(self, size: int) -> bool:
         """Tell whether a size costs something else than the last time that it was tried."""
-        return self._costs.shift(size, self._tried) > max(self.DRIFT, math.exp(2.4 * self._costs.noise))
+        return self._costs.shift(size, self._tried) > max(self.DRIFT, math.exp(3.0 * self._costs.noise))
 
     def _knee(self) -> tuple[int, SizeBound]:
         """Return the smallest size within 2 % of the best, by all that is known, and what keeps it there."""
@@ -313,8 +313,8 @@ class KneeStrategy:
         if self._probes >= self.EARLY_PROBES:
             self._next_probe_s = at_s + self._config.evaluation_interval_s
         held, row_s = size_class(self._held), self._row_s
-        clear = max(self.GAIN, math.exp(0.7 * costs.noise))
-        if size > held and costs.row_s(held) >= clear * costs.row_s(size, self._tried):
+        clear = max(self.GAIN, math.exp(costs.noise))
+        if size > held and costs.row_s(held) >= clear * costs.row_s(size):
             self._steps = [step for step in costs if step < size]
             costs.keep([*self._steps, size])  # what larger ones took was before this change
             self._phase = _Phase.CLIMB
