@@ -236,7 +236,7 @@ class KneeStrategy:
         sizes = list(costs)
         sure = next((size for size in sizes if costs.count(size) >= self.SAMPLES), sizes[0])
         lowest = max(costs.asked_rows(sizes[0]) / math.sqrt(2.0), costs.asked_rows(sure) / 4.0)
-        too_slow_s = least_s / (self.CLOSE * self.TOLERANCE)
+        too_slow_s = least_s * math.exp(0.5 * costs.noise) / (self.CLOSE * self.TOLERANCE)
         for size in sizes:
             if size < best and costs.count(size) >= self.CHECKS and costs.row_s(size) > too_slow_s:
                 lowest = max(lowest, costs.asked_rows(size) * 2.0)
