@@ -112,6 +112,7 @@ class PreparedRun:
             self._work_key(),
             fused=self.fused,
             in_memory=self.in_memory,
+            compiled=all(isinstance(step, ComputeStep) for step in self._worker_steps),
             bytes_per_row=max(1.0, read_bytes + out_bytes),
             tasks=self.processor_tasks or self.source_tasks,
             clock=clock,
@@ -200,7 +201,8 @@ class PreparedRun:
         ``alone`` says that it has none on the way, so that nobody would wake it: then a single record will do.
         """
         least_rows = 1 if alone else self.least_rows
-        rows = self.batcher.batch_size
+        # Where all share one output, sizes cost no memory, and say nothing about those of batches.
+        rows = self.batcher.batch_size if self.contiguous is None else self.turn_rows
         admission = self.controller.admit(task, rows, self.bytes_per_row, least_rows=least_rows)
         if admission is None and self._goes_on_without_lost_devices():
             admission = self.controller.admit(task, rows, self.bytes_per_row, least_rows=least_rows)
@@ -225,8 +227,8 @@ class PreparedRun:
         if rows:
             # Data in memory has as many records as are asked for: fewer were cut on purpose.
             asked_rows = rows if self.in_memory else admission.asked_rows
-            compiling = compiled_s != self.late_compile_s
-            self.sizing.record_batch(rows, work_s, asked_rows=asked_rows, steady=not compiling)
+            steady = self.contiguous is None and compiled_s == self.late_compile_s
+            self.sizing.record_batch(rows, work_s, asked_rows=asked_rows, steady=steady)
 
     def note_read(self, admission: Admission, rows: int, nbytes: int) -> None:
         """Correct what is known about bytes by a batch that was read."""

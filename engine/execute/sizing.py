@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["BatchSizing", "function_key", "work_key"]
 
 _FIRST_BATCH_BYTES = 4 << 20
+_FIRST_BATCH_IN_MEMORY_BYTES = 48 << 20  # nothing is held in memory for it but its result
 _FIRST_BATCH_OF_LOCAL_FILES_BYTES = 12 << 20  # each batch costs 0.2 ms, and decoding fills the caches anyway
 _LEAST_ROWS = 1024
-_LEAST_BATCHES_TO_REMEMBER = 4
 
 
 class BatchSizing:
@@ -42,6 +42,8 @@ class BatchSizing:
         Whether the tasks that compute also read.
     in_memory
         Whether the source is in memory.
+    compiled
+        Whether all steps are compiled. What sizes suit a function of whole batches, nobody knows.
     bytes_per_row
         Estimated bytes of one input record and what becomes of it.
     tasks
@@ -57,6 +59,7 @@ class BatchSizing:
         *,
         fused: bool,
         in_memory: bool,
+        compiled: bool,
         bytes_per_row: float,
         tasks: int,
         clock: Clock,
@@ -64,7 +67,7 @@ class BatchSizing:
         self._key = None if chosen is not None else f"{key}|{size_class(math.ceil(bytes_per_row))}"
         self._start: FoundSize | None = None
         if self._key is not None:
-            chosen = _config(bytes_per_row, fused, in_memory)
+            chosen = _config(bytes_per_row, fused, in_memory, compiled)
             self._start = remembered_sizes().recall(self._key) or load_size(self._key)
         assert chosen is not None
         self.batcher = AdaptiveBatcher(chosen, clock, start=self._start)
@@ -82,9 +85,9 @@ class BatchSizing:
     def remember(self) -> None:
         """Keep the batch size for the next run of the same work, on disk too if there is news."""
         found = self.batcher.found
-        if self._key is None or found.bound == "memory":  # of this run, not of its work
+        if self._key is None or not found.measured:
             return
-        if self.batcher.metrics.batch_count < _LEAST_BATCHES_TO_REMEMBER:
+        if found.bound == "memory":  # that is of this run, not of its work
             return
         remembered_sizes().remember(self._key, found)
         start = self._start
@@ -107,14 +110,18 @@ def function_key(fn: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}{digest}"
 
 
-def _config(bytes_per_row: float, fused: bool, in_memory: bool) -> AdaptiveBatchingConfig:
-    first_bytes = _FIRST_BATCH_BYTES
-    if fused and not in_memory:
-        first_bytes = _FIRST_BATCH_OF_LOCAL_FILES_BYTES
-    first = int(first_bytes / bytes_per_row) // 64 * 64
-    least = min(max(first, _LEAST_ROWS), MOST_ROWS)
+def _config(bytes_per_row: float, fused: bool, in_memory: bool, compiled: bool) -> AdaptiveBatchingConfig:
+    def rows(first_bytes: int) -> int:
+        return min(max(int(first_bytes / bytes_per_row) // 64 * 64, _LEAST_ROWS), MOST_ROWS)
+
+    if in_memory and compiled:
+        # Compiled programs stay in the cache whatever the size, and nobody waits for a batch: smaller ones only cost
+        # more turns. From here sizes can only grow, as far as the memory limit lets them.
+        least = rows(_FIRST_BATCH_IN_MEMORY_BYTES)
+        return AdaptiveBatchingConfig(initial_size=least, min_size=least)
     if fused and not in_memory:
         # A batch of a local file pays for what is decoded with it, which a search over sizes would misread; and larger
         # ones gain nothing, while the run would take more memory the longer it lasts.
+        least = rows(_FIRST_BATCH_OF_LOCAL_FILES_BYTES)
         return AdaptiveBatchingConfig(initial_size=least, min_size=least, max_size=least)
-    return AdaptiveBatchingConfig(initial_size=least)
+    return AdaptiveBatchingConfig(initial_size=rows(_FIRST_BATCH_BYTES))

@@ -115,6 +115,7 @@ def sizing(
         key,
         fused=True,
         in_memory=True,
+        compiled=False,
         bytes_per_row=width,
         tasks=2,
         clock=iter(range(10_000)).__next__,
