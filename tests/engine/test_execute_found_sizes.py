@@ -16,6 +16,7 @@ from dataflare.control.strategies import FoundSize
 from dataflare.execute import found_sizes
 from dataflare.execute.found_sizes import load_size, save_size
 from dataflare.execute.sizing import BatchSizing, function_key
+from dataflare.kernels.cpu.cache import cache_directory
 
 FOUND = FoundSize(
     4096, True, "knee", 25e-6, 3e-9, (SizeCost(1024, 1000, 5e-9, 3), SizeCost(4096, 4000, 4e-9, 10))
@@ -24,6 +25,7 @@ FOUND = FoundSize(
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(found_sizes, "cache_directory", cache_directory)  # not that of other tests
     monkeypatch.setenv("DATAFLARE_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
