@@ -111,9 +111,11 @@ class PreparedRun:
             options.batching,
             self._work_key(),
             fused=self.fused,
-            in_memory=self.in_memory,
             compiled=all(isinstance(step, ComputeStep) for step in self._worker_steps),
             bytes_per_row=max(1.0, read_bytes + out_bytes),
+            most_rows=max((part.num_rows or 0 for part in self.partitions), default=0)
+            if self.in_memory
+            else None,
             tasks=self.processor_tasks or self.source_tasks,
             clock=clock,
         )

@@ -40,12 +40,12 @@ class BatchSizing:
         What the size is remembered under: `work_key`.
     fused
         Whether the tasks that compute also read.
-    in_memory
-        Whether the source is in memory.
     compiled
         Whether all steps are compiled. What sizes suit a function of whole batches, nobody knows.
     bytes_per_row
         Estimated bytes of one input record and what becomes of it.
+    most_rows
+        Rows of the largest batch that a source in memory has; None for other sources.
     tasks
         How many tasks compute. The first batch of each says little: threads start, functions load what they need.
     clock
@@ -58,16 +58,16 @@ class BatchSizing:
         key: str,
         *,
         fused: bool,
-        in_memory: bool,
         compiled: bool,
         bytes_per_row: float,
+        most_rows: int | None,
         tasks: int,
         clock: Clock,
     ) -> None:
         self._key = None if chosen is not None else f"{key}|{size_class(math.ceil(bytes_per_row))}"
         self._start: FoundSize | None = None
         if self._key is not None:
-            chosen = _config(bytes_per_row, fused, in_memory, compiled)
+            chosen = _config(bytes_per_row, most_rows, fused=fused, compiled=compiled)
             self._start = remembered_sizes().recall(self._key) or load_size(self._key)
         assert chosen is not None
         self.batcher = AdaptiveBatcher(chosen, clock, start=self._start)
@@ -82,9 +82,17 @@ class BatchSizing:
             steady = False
         self.batcher.record_batch(rows, work_s, asked_rows=asked_rows, steady=steady)
 
+    @property
+    def found(self) -> FoundSize:
+        """Where the search is; bounds that the user did not set are those of the source."""
+        found = self.batcher.found
+        if found.bound == "max_size" and self._key is not None and found.rows < MOST_ROWS:
+            return found._replace(bound="source")
+        return found
+
     def remember(self) -> None:
         """Keep the batch size for the next run of the same work, on disk too if there is news."""
-        found = self.batcher.found
+        found = self.found
         if self._key is None or not found.measured:
             return
         if found.bound == "memory":  # that is of this run, not of its work
@@ -110,18 +118,25 @@ def function_key(fn: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}{digest}"
 
 
-def _config(bytes_per_row: float, fused: bool, in_memory: bool, compiled: bool) -> AdaptiveBatchingConfig:
-    def rows(first_bytes: int) -> int:
-        return min(max(int(first_bytes / bytes_per_row) // 64 * 64, _LEAST_ROWS), MOST_ROWS)
+def _config(
+    bytes_per_row: float, most_rows: int | None, *, fused: bool, compiled: bool
+) -> AdaptiveBatchingConfig:
+    most = MOST_ROWS if most_rows is None else min(max(most_rows, 1), MOST_ROWS)
 
-    if in_memory and compiled:
+    def rows(first_bytes: int) -> int:
+        return min(max(int(first_bytes / bytes_per_row) // 64 * 64, _LEAST_ROWS), most)
+
+    if most_rows is not None and compiled:
         # Compiled programs stay in the cache whatever the size, and nobody waits for a batch: smaller ones only cost
         # more turns. From here sizes can only grow, as far as the memory limit lets them.
         least = rows(_FIRST_BATCH_IN_MEMORY_BYTES)
-        return AdaptiveBatchingConfig(initial_size=least, min_size=least)
-    if fused and not in_memory:
+        return AdaptiveBatchingConfig(initial_size=least, min_size=least, max_size=most)
+    if fused and most_rows is None:
         # A batch of a local file pays for what is decoded with it, which a search over sizes would misread; and larger
         # ones gain nothing, while the run would take more memory the longer it lasts.
         least = rows(_FIRST_BATCH_OF_LOCAL_FILES_BYTES)
         return AdaptiveBatchingConfig(initial_size=least, min_size=least, max_size=least)
-    return AdaptiveBatchingConfig(initial_size=rows(_FIRST_BATCH_BYTES))
+    first = rows(_FIRST_BATCH_BYTES)
+    return AdaptiveBatchingConfig(
+        initial_size=first, min_size=min(first, AdaptiveBatchingConfig().min_size), max_size=most
+    )

@@ -110,15 +110,18 @@ def test_the_oldest_files_go_when_there_are_too_many(cache: Path, monkeypatch: p
 
 
 def sizing(
-    key: str = "work", chosen: AdaptiveBatchingConfig | None = None, width: float = 8.0
+    key: str = "work",
+    chosen: AdaptiveBatchingConfig | None = None,
+    width: float = 8.0,
+    most_rows: int = 1 << 40,
 ) -> BatchSizing:
     return BatchSizing(
         chosen,
         key,
         fused=True,
-        in_memory=True,
         compiled=False,
         bytes_per_row=width,
+        most_rows=most_rows,
         tasks=2,
         clock=iter(range(10_000)).__next__,
     )
@@ -191,6 +194,16 @@ def test_the_first_batch_of_each_task_and_compiling_teach_nothing() -> None:
     assert run.batcher.found.measured == ()
     run.record_batch(size, 1e-3, asked_rows=size, steady=True)
     assert len(run.batcher.found.measured) == 1
+
+
+def test_a_source_in_memory_is_asked_for_no_more_than_its_largest_batch() -> None:
+    remembered_sizes().clear()
+    run = sizing(most_rows=50)
+    assert run.batcher.batch_size == 50
+    find_a_size(run)
+    assert run.found[:3] == (50, True, "source")
+    assert sizing(most_rows=0).batcher.batch_size == 1
+    remembered_sizes().clear()
 
 
 def double(batch: object) -> object:
