@@ -96,7 +96,7 @@ class KneeStrategy:
     @property
     def found(self) -> FoundSize:
         """The size that is held, with what it costs; while the search goes on, the one that is tried."""
-        line = self._costs.fit()
+        line = self._costs.fit(self._fastest()[0]) if len(self._costs) else None
         fixed_s, row_s = (None, None) if line is None else line
         held = self._phase in (_Phase.HOLD, _Phase.PROBE)
         rows = self._held if held or self._phase is _Phase.ANCHOR else self.size
