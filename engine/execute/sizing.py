@@ -126,17 +126,17 @@ def _config(
     def rows(first_bytes: int) -> int:
         return min(max(int(first_bytes / bytes_per_row) // 64 * 64, _LEAST_ROWS), most)
 
+    first = rows(_FIRST_BATCH_BYTES)
     if most_rows is not None and compiled:
-        # Compiled programs stay in the cache whatever the size, and nobody waits for a batch: smaller ones only cost
-        # more turns. From here sizes can only grow, as far as the memory limit lets them.
-        least = rows(_FIRST_BATCH_IN_MEMORY_BYTES)
-        return AdaptiveBatchingConfig(initial_size=least, min_size=least, max_size=most)
+        # Compiled programs stay in the cache whatever the size, and nobody waits for a batch: a search from below would
+        # only cost short runs more turns. Long ones may come down to where a program that computes much is as fast.
+        large = rows(_FIRST_BATCH_IN_MEMORY_BYTES)
+        return AdaptiveBatchingConfig(initial_size=large, min_size=first, max_size=most)
     if fused and most_rows is None:
         # A batch of a local file pays for what is decoded with it, which a search over sizes would misread; and larger
         # ones gain nothing, while the run would take more memory the longer it lasts.
-        least = rows(_FIRST_BATCH_OF_LOCAL_FILES_BYTES)
-        return AdaptiveBatchingConfig(initial_size=least, min_size=least, max_size=least)
-    first = rows(_FIRST_BATCH_BYTES)
+        only = rows(_FIRST_BATCH_OF_LOCAL_FILES_BYTES)
+        return AdaptiveBatchingConfig(initial_size=only, min_size=only, max_size=only)
     return AdaptiveBatchingConfig(
         initial_size=first, min_size=min(first, AdaptiveBatchingConfig().min_size), max_size=most
     )

@@ -42,7 +42,8 @@ class KneeStrategy:
 
     A cost a row that differs by more than a quarter in five batches in a row is another work or another machine:
     then the search begins anew from the size that is held, after two batches of a sixteenth of it that tell the
-    fixed cost. Two batches over the latency target in a row shrink the size to 0.7 at once.
+    fixed cost. Three batches over the latency target in a row shrink the size to 0.7 at once; two may be those of two
+    tasks that one interruption hit.
 
     Of each size the latest ``stability_threshold`` batches count, and five at least.
     """
@@ -55,6 +56,7 @@ class KneeStrategy:
     TOLERANCE = 0.95
     FREE_ROWS = 0.6
     LATENCY_SHARE = 0.8
+    MISSES = 3
     MISS_FACTOR = 0.7
     DEAD_BAND = 1.25
     DRIFT = 1.25
@@ -111,7 +113,7 @@ class KneeStrategy:
         size = self._costs.add(batch.asked_rows, batch.rows, batch.duration_s)
         if batch.duration_s > self._config.latency_target_s:
             self._misses += 1
-            if self._misses > 1 and self._cut(batch.asked_rows, size):
+            if self._misses >= self.MISSES and self._cut(batch.asked_rows, size):
                 return
         else:
             self._misses = 0
@@ -279,14 +281,19 @@ class KneeStrategy:
     def _begin_again(self, size: int) -> None:
         self._costs.keep([size], latest=self.CHECKS)
         self._held = self.size
-        self._probes = 0
-        self._next_probe_s = -math.inf
+        self._look_soon()
         self._steps = []
         anchor = self._config.clamp(self.size // self.ANCHOR_SHARE)
         if size_class(anchor) < size:
             self._try(_Phase.ANCHOR, anchor)
         else:
             self._try(_Phase.CLIMB, self.size)
+
+    def _look_soon(self) -> None:
+        """Let the next probes come early again, the larger neighbour first."""
+        self._probes = 0
+        self._next_probe_s = -math.inf
+        self._probe_up = True
 
     def _probe(self, size: int) -> None:
         config = self._config
@@ -329,11 +336,12 @@ class KneeStrategy:
             self._settle()
 
     def _cut(self, asked_rows: int, size: int) -> bool:
-        """Shrink after two batches that took too long; False for those that were asked for before the last time."""
+        """Shrink after batches that took too long; False for those that were asked for before the last time."""
         rows = self._config.clamp(math.floor(asked_rows * self.MISS_FACTOR))
         if rows >= self.size:
             return False
         self._misses = 0
+        self._look_soon()
         self._costs.keep([known for known in self._costs if known < size])
         self._stop = "latency"
         if len(self._costs):
