@@ -187,7 +187,6 @@ class SourceTask(TaskActor):
         meter.rows_in += rows
         meter.rows_out += rows
         meter.read_s += now_s - began_s
-        run.note_batch(now_s, rows)
         self._metrics.record_batch(rows, now_s - began_s)
         if not run.in_memory:
             nbytes = batch.nbytes
@@ -223,7 +222,6 @@ class SourceTask(TaskActor):
             meter.rows_in += rows
             meter.rows_out += rows_out
         stage.meter.kernel_s += now_s - began_s
-        run.note_batch(now_s, rows)
         self._metrics.record_batch(rows, now_s - began_s)
         run.settle(admission, rows, now_s - began_s)
         assert run.contiguous is not None

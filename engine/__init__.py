@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         SchemaMismatchError,
         SinkError,
     )
+    from dataflare.observe.curves import RunCurves
     from dataflare.observe.progress import ProgressEvent
     from dataflare.observe.report import RunReport, StageReport
     from dataflare.options import RunOptions
@@ -87,6 +88,7 @@ __all__ = [
     "ProgressEvent",
     "ReadError",
     "RunCancelledError",
+    "RunCurves",
     "RunError",
     "RunOptions",
     "RunReport",
@@ -139,6 +141,7 @@ _MODULES = {
     "ProgressEvent": "dataflare.observe.progress",
     "ReadError": "dataflare.kernels.errors",
     "RunCancelledError": "dataflare.kernels.errors",
+    "RunCurves": "dataflare.observe.curves",
     "RunError": "dataflare.kernels.errors",
     "RunOptions": "dataflare.options",
     "RunReport": "dataflare.observe.report",

@@ -27,7 +27,7 @@ from dataflare.execute.sizing import BatchSizing, function_key, work_key
 from dataflare.execute.widths import row_bytes
 from dataflare.kernels.errors import CompileError, DataFlareError, MemoryLimitError, RunError
 from dataflare.kernels.memory.pool import default_pool
-from dataflare.observe.curve import Curve
+from dataflare.observe.curves import CurveRecorder
 from dataflare.optimize.placement import place
 from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan, PhysicalStep
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dataflare.kernels.backend import CompiledProgram
     from dataflare.options import MathOption, RunOptions
 
-__all__ = ["PreparedRun", "prepare_run"]
+__all__ = ["PreparedRun", "prepare_run", "preview_run"]
 
 _LEAST_ROWS_A_TASK = 32_768  # below this a second core costs more to wake than it computes
 _LEAST_TURNS = 4
@@ -47,7 +47,9 @@ _run_numbers = itertools.count(1)
 class PreparedRun:
     """The decisions about one run, and what its tasks share. Made by `prepare_run`."""
 
-    def __init__(self, plan: PhysicalPlan, options: RunOptions, clock: Clock) -> None:
+    def __init__(
+        self, plan: PhysicalPlan, options: RunOptions, clock: Clock, *, compiles: bool = True
+    ) -> None:
         self.run_id = f"run-{os.getpid()}-{next(_run_numbers)}"
         self.plan = plan
         self.options = options
@@ -65,7 +67,7 @@ class PreparedRun:
 
         began_s = time.perf_counter()
         try:
-            self._compiled = _compile(steps, self.device, options.math)
+            self._compiled = _compile(steps, self.device, options.math) if compiles else {}
         except CompileError:
             if options.device != "auto" or self.device == "cpu":
                 raise
@@ -102,20 +104,22 @@ class PreparedRun:
         if source.size_bytes and rows:
             read_bytes = source.size_bytes / rows
         out_bytes = row_bytes(plan.schema) if plan.schema is not None else read_bytes
+        self._source_bytes_per_row = read_bytes
         self._out_bytes_per_row = out_bytes
         self.read_bytes_per_row = 0.0 if self.in_memory else read_bytes
         self.bytes_per_row = max(1.0, self.read_bytes_per_row + out_bytes)
         """Estimated bytes that one input record keeps alive until the sink has taken it; tasks correct it."""
 
+        self.batch_bytes_per_row = max(1.0, read_bytes + out_bytes)
+        """Estimated bytes of one input record and its result, wherever they lie."""
+        largest_rows = max((partition.num_rows or 0 for partition in self.partitions), default=0)
         self.sizing = BatchSizing(
             options.batching,
             self._work_key(),
             fused=self.fused,
             compiled=all(isinstance(step, ComputeStep) for step in self._worker_steps),
-            bytes_per_row=max(1.0, read_bytes + out_bytes),
-            most_rows=max((part.num_rows or 0 for part in self.partitions), default=0)
-            if self.in_memory
-            else None,
+            bytes_per_row=self.batch_bytes_per_row,
+            most_rows=largest_rows if self.in_memory else None,
             tasks=self.processor_tasks or self.source_tasks,
             clock=clock,
         )
@@ -139,8 +143,7 @@ class PreparedRun:
         )
         """Records that a task works on before it looks at its mailbox again, where all share one output."""
         self.began_s = clock()
-        self.batch_curve = Curve()
-        self.credit_curve = Curve()
+        self.curves = CurveRecorder(self.monitors)
         self.queue = PartitionQueue(self.partitions, self.limit_rows)
         self._shared: SharedReader | None = None
         if self.in_memory:
@@ -225,6 +228,15 @@ class PreparedRun:
     def settle(self, admission: Admission, rows: int, work_s: float) -> None:
         """Book a batch of ``rows`` input records as consumed; all work on it took ``work_s``."""
         compiled_s = self._admitted.pop(admission, None)
+        if rows:
+            self.curves.note_batch(
+                self.clock() - self.began_s,
+                rows,
+                rows * (self.read_bytes_per_row or self._source_bytes_per_row),
+                work_s,
+                in_flight_rows=self.controller.in_flight,
+                reserved_bytes=self.budget.reserved_bytes,
+            )
         admission.settle(work_s)
         if rows:
             # Data in memory has as many records as are asked for: fewer were cut on purpose.
@@ -249,12 +261,6 @@ class PreparedRun:
             f"more than the memory limit of {format_bytes(self.budget.limit_bytes or 0)} leaves to {task}. "
             "Raise memory_limit."
         )
-
-    def note_batch(self, at_s: float, rows: int) -> None:
-        """Add a point to the curves."""
-        at_s -= self.began_s
-        if self.batch_curve.add(at_s, rows):
-            self.credit_curve.add(at_s, self.controller.in_flight)
 
     def keep(self, nbytes: int, admission: Admission | None) -> None:
         """Count bytes of a batch that the sink keeps until the run is over, out of what was set aside for it.
@@ -337,17 +343,17 @@ class PreparedRun:
             if isinstance(step, MapBatchesStep):
                 steps.append(function_key(step.fn))
             elif isinstance(step, ComputeStep):
-                steps.append(self._compiled[id(step)].program.key)
+                steps.append(step.program.key)
         schema = self.plan.source.schema
         return work_key(self.device, self.workers, self.fused, self.in_memory, schema, steps)
 
     def _check_feasible(self, out_bytes: float) -> None:
         rows = self.least_rows
-        needs = []
+        self.needs: list[StageNeed] = []
         if not self.in_memory:
-            needs.append(StageNeed(self.source_name, self.source_tasks, rows * self.read_bytes_per_row))
-        needs.append(StageNeed(f"results for {self.sink_name}", self.source_tasks, rows * out_bytes))
-        require_feasible(needs, self.budget.limit_bytes, rows)
+            self.needs.append(StageNeed(self.source_name, self.source_tasks, rows * self.read_bytes_per_row))
+        self.needs.append(StageNeed(f"results for {self.sink_name}", self.source_tasks, rows * out_bytes))
+        require_feasible(self.needs, self.budget.limit_bytes, rows)
         if self.budget.limit_bytes is not None:
             for task in self.source_task_names:
                 self.budget.guarantee(task, int(rows * self.bytes_per_row) + 1)
@@ -356,6 +362,8 @@ class PreparedRun:
         """Return one output for all tasks, where the program, the source and the sink allow it."""
         steps = self._worker_steps
         if not (self.in_memory and len(steps) == 1 and not self._tail_steps):
+            return None
+        if not self._compiled:  # a preview
             return None
         if not self.num_rows or self.num_rows <= SharedReader.LEAST_ROWS or self.options.batching is not None:
             return None
@@ -387,6 +395,19 @@ def prepare_run(plan: PhysicalPlan, options: RunOptions, clock: Clock = time.mon
         One smallest batch for each task does not fit the memory limit; names the stages and the bytes.
     """
     return PreparedRun(plan, options, clock)
+
+
+def preview_run(plan: PhysicalPlan, options: RunOptions) -> PreparedRun:
+    """Decide the same without compiling: what comes of it can be looked at, but not be run.
+
+    Raises
+    ------
+    MemoryLimitError
+        As of `prepare_run`.
+    DeviceUnavailableError
+        The device that was asked for is not there.
+    """
+    return PreparedRun(plan, options, time.monotonic, compiles=False)
 
 
 def usable_cores() -> int:

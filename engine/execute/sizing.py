@@ -65,12 +65,13 @@ class BatchSizing:
         clock: Clock,
     ) -> None:
         self._key = None if chosen is not None else f"{key}|{size_class(math.ceil(bytes_per_row))}"
-        self._start: FoundSize | None = None
+        self.recalled: FoundSize | None = None
+        """What earlier runs of the same work found; None where there were none, or the user has chosen."""
         if self._key is not None:
             chosen = _config(bytes_per_row, most_rows, fused=fused, compiled=compiled)
-            self._start = remembered_sizes().recall(self._key) or load_size(self._key)
+            self.recalled = remembered_sizes().recall(self._key) or load_size(self._key)
         assert chosen is not None
-        self.batcher = AdaptiveBatcher(chosen, clock, start=self._start)
+        self.batcher = AdaptiveBatcher(chosen, clock, start=self.recalled)
         self.least_rows = min(chosen.min_size, _LEAST_ROWS)
         """Rows of the smallest batch, which each task can have at any time."""
         self._first = tasks
@@ -98,7 +99,7 @@ class BatchSizing:
         if found.bound == "memory":  # that is of this run, not of its work
             return
         remembered_sizes().remember(self._key, found)
-        start = self._start
+        start = self.recalled
         if start is None or found[:3] != start[:3]:
             save_size(self._key, found)
 
