@@ -65,7 +65,7 @@ class Comparison:
     reach: int | None
     """Batches from cold until the rate of the next 20 is 90 % of the best; None if never."""
     steady: float
-    """Rate of the second half of a run from cold, over the best one of the sweep."""
+    """Rate of the second half of a run from cold, over that of the best size of the sweep in the same round."""
     over_target: float
     """Share of the batches of that half that took longer than the latency target."""
     control: float
@@ -125,7 +125,9 @@ def compare(program: Program, *, rounds: int, wait: Callable[[], float]) -> Comp
     latencies_s = {rows: statistics.median(found) for rows, found in latencies.items()}
     best_rows = _best_rows(rates, latencies_s)
     most = min(_MOST_ROWS, best_rows * _BATCHES)
-    runs = []
+    reaches: list[int | None] = []
+    steady, control = [], []
+    slow = batches = 0
     for _ in range(rounds):
         wait()
         with _nothing_remembered():
@@ -133,22 +135,25 @@ def compare(program: Program, *, rounds: int, wait: Callable[[], float]) -> Comp
             wait()
             again = _rate(_run(program, block, most // 2, None)[1])
         wait()
-        fixed = _rate(_run(program, block, most // 2, _fixed(found.rows))[1])
-        runs.append((_reach(history, rates[best_rows]), history[len(history) // 2 :], again / fixed, found))
-    reached = [reach for reach, *_ in runs if reach is not None]
-    half = [half for _, half, *_ in runs]
-    slow = sum(
-        batch.duration_s > AdaptiveBatchingConfig().latency_target_s for part in half for batch in part
-    )
+        best = _rate(_run(program, block, most // 2, _fixed(best_rows))[1])  # beside it: the machine drifts
+        wait()
+        same = _rate(_run(program, block, most // 2, _fixed(found.rows))[1])
+        half = history[len(history) // 2 :]
+        reaches.append(_reach(history, best))
+        steady.append(_rate(half) / best)
+        control.append(again / same)
+        slow += sum(batch.duration_s > _TARGET_S for batch in half)
+        batches += len(half)
+    reached = [reach for reach in reaches if reach is not None]
     return Comparison(
         program=program.name,
         rates=rates,
         latencies_s=latencies_s,
-        found=runs[-1][3],
-        reach=round(statistics.median(reached)) if len(reached) > len(runs) // 2 else None,
-        steady=statistics.median(_rate(part) for part in half) / rates[best_rows],
-        over_target=slow / sum(map(len, half)),
-        control=statistics.median(control for _, _, control, _ in runs),
+        found=found,
+        reach=round(statistics.median(reached)) if 2 * len(reached) > rounds else None,
+        steady=statistics.median(steady),
+        over_target=slow / batches,
+        control=statistics.median(control),
     )
 
 
