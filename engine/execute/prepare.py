@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import re
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,14 +17,15 @@ from dataflare.control.backpressure import Admission, BackpressureController
 from dataflare.control.budget import MemoryBudget, format_bytes
 from dataflare.control.clock import Clock
 from dataflare.control.credits import CreditConfig, CreditMode
-from dataflare.execute.chain import Chain, ComputeStage, LimitStage, MapBatchesStage, SchemaLatch, Stage
+from dataflare.execute.chain import Chain, ComputeStage
+from dataflare.execute.chain_making import ChainMaker
 from dataflare.execute.contiguous import ContiguousOutput
 from dataflare.execute.feasibility import StageNeed, require_feasible
 from dataflare.execute.monitors import run_monitors
 from dataflare.execute.reading import PartitionQueue, PartitionReader, Reader, SharedReader
 from dataflare.execute.sizing import BatchSizing, function_key, work_key
 from dataflare.execute.widths import row_bytes
-from dataflare.kernels.errors import CompileError, DataFlareError, MemoryLimitError, RunError
+from dataflare.kernels.errors import CompileError, MemoryLimitError, RunError
 from dataflare.kernels.memory.pool import default_pool
 from dataflare.observe.curves import CurveRecorder
 from dataflare.optimize.placement import place
@@ -63,7 +63,6 @@ class PreparedRun:
         cut = next((place for place, step in enumerate(steps) if isinstance(step, LimitStep)), len(steps))
         self._worker_steps = steps[:cut]
         self._tail_steps = steps[cut:]  # a limit and what follows it see the stream in order, beside the sink
-        self._latches: dict[int, SchemaLatch] = {}
 
         began_s = time.perf_counter()
         try:
@@ -77,6 +76,7 @@ class PreparedRun:
         self._early_compile_s = sum(compiled.compile_s for compiled in self._compiled.values())
         self.lost_devices: dict[str, str] = {}
         """Devices that were lost, and why; their work is done on the CPU."""
+        self._chains = ChainMaker(steps, self.device, self._compiled)
 
         source = plan.source
         self.partitions = source.partitions()
@@ -193,12 +193,11 @@ class PreparedRun:
 
     def make_worker_chain(self) -> Chain:
         """Return the steps for one task that computes; classes of ``map_batches`` are built here."""
-        return Chain([self._stage(step, number) for number, step in enumerate(self._worker_steps, 1)])
+        return self._chains.make(self._worker_steps, self._note_lost)
 
     def make_tail_chain(self) -> Chain:
         """Return the steps that run beside the sink, where the stream is in order."""
-        first = len(self._worker_steps) + 1
-        return Chain([self._stage(step, number) for number, step in enumerate(self._tail_steps, first)])
+        return self._chains.make(self._tail_steps, self._note_lost)
 
     def admit(self, task: str, *, alone: bool) -> Admission | None:
         """Admit the next batch of a source task, or None: then the task waits for a batch of its own to be consumed.
@@ -316,22 +315,6 @@ class PreparedRun:
             self._note_lost(device, lost[device])
         return bool(moved)
 
-    def _stage(self, step: PhysicalStep, number: int) -> Stage:
-        if isinstance(step, ComputeStep):
-            compiled = self._compiled[id(step)]
-            return ComputeStage(f"compute {number}: {_functions(compiled)}", compiled, self._note_lost)
-        if isinstance(step, MapBatchesStep):
-            latch = self._latches.setdefault(id(step), SchemaLatch(step.output_schema))
-            name = getattr(step.fn, "__qualname__", type(step.fn).__qualname__)
-            label = f"map_batches {number}: {name}"
-            try:
-                return MapBatchesStage(label, step.fn, latch)
-            except DataFlareError:
-                raise
-            except Exception as error:
-                raise RunError(f"{label} could not be built: {type(error).__name__}: {error}") from error
-        return LimitStage(step.rows)
-
     def _local_files(self, cores: int) -> bool:
         local = bool(getattr(self.plan.source, "is_local", False))
         enough = len(self.partitions) >= 2 * cores  # else one worker would read what all compute
@@ -433,12 +416,6 @@ def _compile(
     from dataflare.kernels.backend import compile_program
 
     return {id(step): compile_program(step.program, device, math=math_option) for step in programs}
-
-
-def _functions(compiled: CompiledProgram) -> str:
-    """Name the functions of a program, with the file's name but not its folders."""
-    names = [re.sub(r"\(.*[/\\]", "(", name) for name in compiled.program.functions]
-    return ", ".join(names) if names else "columns"
 
 
 def _engine_credits(least_rows: int) -> CreditConfig:

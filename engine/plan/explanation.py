@@ -6,7 +6,7 @@ Covers describing plans without running them. What a run did is `dataflare.obser
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from html import escape
 from types import MappingProxyType
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from dataflare.kernels.udf.source import describe_function
 from dataflare.kernels.udf.stages import FilterStage, MapStage, SelectStage, Stage, WithColumnsStage
 from dataflare.options import RunOptions
+from dataflare.plan.formats import describe_format
 from dataflare.plan.logical import Limit, LogicalNode, MapBatches, RecordStep, Scan, known_schema
 from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan
+from dataflare.plan.residence import describe_moves
 from dataflare.plan.vectors import run_text
 
 if TYPE_CHECKING:
@@ -91,7 +93,10 @@ def explain_plan(plan: PhysicalPlan, options: RunOptions, source: BatchSource) -
 
     placement = place(plan, options, options.workers or usable_cores())
     stages = [_explain_source(plan, source)]
-    stages += [_explain_step(step, options, placement.device) for step in plan.steps]
+    moves = describe_moves(plan.steps, placement.device, getattr(plan.source, "device", "cpu"))
+    for step, text in zip(plan.steps, moves, strict=True):
+        stage = _explain_step(step, options, placement.device)
+        stages.append(replace(stage, facts=_facts({**stage.facts, "batches": text})))
     stages.append(StageExplanation("sink", plan.sink.description, _facts({})))
     return Explanation(
         device=f"{placement.device} ({placement.reason})",
@@ -151,6 +156,7 @@ def _(step: MapBatchesStep, options: RunOptions, device: str) -> StageExplanatio
     name = getattr(step.fn, "__qualname__", type(step.fn).__qualname__)
     facts = {
         "runs": "in Python as it is" + (", built once a worker" if isinstance(step.fn, type) else ""),
+        "takes": describe_format(step.batch_format) if step.batch_format != "batch" else "",
         "returns": _schema_text(step.output_schema),
     }
     return StageExplanation("map_batches", name, _facts(facts))

@@ -8,12 +8,14 @@ its GPU the current one of the thread, and puts the one before back. Nothing is 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
-from dataflare.kernels.cuda.device import DeviceBackend, MemoryInfo
+from dataflare.kernels.cuda.device import DeviceBackend, MemoryInfo, Stretch
 from dataflare.kernels.cuda.ptx import KernelImage
 from dataflare.kernels.cuda.staging import PinnedRing
 from dataflare.kernels.cuda.target import cuda_target
@@ -102,6 +104,22 @@ class CupyBackend(DeviceBackend):
                 stream = self._of_thread.stream = self._cupy.cuda.Stream(non_blocking=True)
         return stream
 
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Return a context in which CuPy works on this GPU and the stream of the calling thread."""
+        stream = self.stream()
+        cuda = self._cupy.cuda
+        try:
+            with cuda.Device(self.hardware.ordinal), stream:
+                yield
+        except (
+            cuda.memory.OutOfMemoryError,
+            self._runtime.CUDARuntimeError,
+            self._driver.CUDADriverError,
+        ) as error:
+            self._failed()
+            raise self._error(error) from error
+
     def acquire(self, nbytes: int) -> CupyBlock:
         """Return a block of the pool, for the calling thread's stream."""
         stream = self.stream()
@@ -123,6 +141,11 @@ class CupyBackend(DeviceBackend):
         """Copy bytes to the device by way of page-locked memory."""
         with self._here:
             self._ring().upload(address, host_address, nbytes, stream)
+
+    def upload_all(self, base: int, stretches: Sequence[Stretch], stream: Any) -> None:
+        """Copy stretches by way of page-locked memory, short ones together."""
+        with self._here:
+            self._ring().upload_all(base, stretches, stream)
 
     def download(self, host_address: int, address: int, nbytes: int, stream: Any) -> None:
         """Copy bytes of the device to page-locked memory, and from there where they belong in `synchronize`."""
