@@ -223,7 +223,10 @@ class TestControl:
         from benchmarks.control.rules import RULES
         from benchmarks.control.simulation import simulate
 
-        results = {rule.name: [simulate(rule, work, 9) for work in CURVES] for rule in RULES}
+        results = {
+            rule.name: [simulate(rule, work, 15 if rule.name == "knee" else 3) for work in CURVES]
+            for rule in RULES
+        }
         knee = results.pop("knee")
         for result in knee:
             assert result.reach is not None, result
