@@ -11,7 +11,7 @@ import decimal
 import hashlib
 import threading
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -326,7 +326,7 @@ def _filter(scope: Scope, stage: FilterStage, record: Group, keep: Node | None, 
 
 def _as_record(scope: Scope, fn: RecordFunction, value: Value, step: str) -> Group:
     if isinstance(value, Group) and value.names is not None:
-        return Group(value.items, value.names, is_input=True)
+        return Group(tuple(_stored(scope, item) for item in value.items), value.names, is_input=True)
     source = function_ast(fn)
     scope.sources.append(source)
     scope.position = source.node
@@ -356,9 +356,20 @@ def _with_columns(scope: Scope, stage: WithColumnsStage, record: Group, keep: No
                 "return one value" if isinstance(value, Group) else "make new strings in .map_batches(fn)"
             )
             scope.fail(f"column {name!r} gets {describe(value)}", way_out)
-        new[name] = value
+        new[name] = _stored(scope, value)
     fields.update(new)
     return Group(tuple(fields.values()), tuple(fields), is_input=True)
+
+
+def _stored(scope: Scope, value: Value) -> Value:
+    """Give a number that no column had a part in the type that a column of it has: the next step sees a column."""
+    if (
+        isinstance(value, Constant)
+        and isinstance(value.value, int | float)
+        and not isinstance(value.value, bool)
+    ):
+        value = typed(scope.graph, value)
+    return replace(value, type=value.type.strong()) if isinstance(value, Scalar) else value
 
 
 def _select(stage: SelectStage, record: Group) -> Group:

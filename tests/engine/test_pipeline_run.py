@@ -148,6 +148,18 @@ class TestSources:
 
 
 class TestSteps:
+    def test_a_number_that_one_step_writes_is_a_column_of_the_next(self, device: str) -> None:
+        table = pa.table({"small": pa.array([1.1, 2.2], pa.float32())})
+        pipeline = (
+            flare.from_arrow(table)
+            .map(lambda r: {"small": r.small, "factor": 2})
+            .with_columns(twice=lambda r: r.small * r.factor)
+        )
+        result = pipeline.collect(device=device)
+        assert result.schema.field("twice").type == pipeline.schema.field("twice").type == pa.float64()
+        small = table["small"].cast(pa.float64()).to_pylist()
+        assert result.select("twice").to_pylist() == [{"twice": value * 2} for value in small]
+
     def test_columns_of_every_kind_are_carried(self, device: str, people: pa.Table) -> None:
         kept = flare.from_arrow(people).filter(lambda r: r.id % 3 == 0).collect(device=device)
         assert kept.to_pylist() == [row for row in people.to_pylist() if row["id"] % 3 == 0]

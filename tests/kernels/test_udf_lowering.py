@@ -92,6 +92,19 @@ def test_named_columns_all_see_the_record_as_it_came() -> None:
     assert program.output_schema.names.index("age") == 1
 
 
+def test_a_number_that_one_step_writes_is_a_column_of_the_next() -> None:
+    steps = [
+        MapStage(lambda r: {"small": r.small, "factor": 2}),
+        WithColumnsStage(named=(("half", lambda r: 0.5),)),
+        MapStage(lambda r: {"twice": r.small * r.factor, "less": r.small * r.half, "same": r.small * 2}),
+    ]
+    fused = build_program(steps, SCHEMA).output_schema
+    apart = SCHEMA
+    for step in steps:
+        apart = build_program([step], apart).output_schema
+    assert fused.types == apart.types == [pa.float64(), pa.float64(), pa.float32()]
+
+
 def test_equal_computations_are_one_node() -> None:
     program = build_program(
         [
