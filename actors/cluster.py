@@ -88,10 +88,16 @@ class ClusterActor(Actor):
         )
         self._running[run.run_id] = workflow
         self._status[run.run_id] = WorkflowStatus(WorkflowState.CREATED)
-        for subscriber in subscribers:
-            workflow.post(WorkflowActor.subscribe_progress, subscriber)
-        workflow.post(WorkflowActor.initialize)
-        workflow.post(WorkflowActor.start)
+        try:
+            for subscriber in subscribers:
+                workflow.post(WorkflowActor.subscribe_progress, subscriber)
+            workflow.post(WorkflowActor.initialize)
+            workflow.post(WorkflowActor.start)
+        except RunError as error:  # the system has no thread for it
+            self.receive(WorkflowChanged(run.run_id, WorkflowState.FAILED.value, str(error)))
+            if completion is not None:
+                completion.set(error)
+            raise
         return workflow
 
     def stop_workflow(self, workflow_id: str, reason: str = "stopped") -> None:

@@ -5,11 +5,13 @@ The only task that touches the sink: opens it before anything is read, and commi
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from dataflare.actors.messages import (
     Batch,
     Consumed,
+    Continue,
     PartitionEnd,
     Start,
     TaskCounts,
@@ -38,6 +40,7 @@ class DestinationTask(TaskActor):
         self._chain = Chain(())
         self._followers: list[ActorRef[Any]] = []
         self._order: ReorderBuffer[Batch] = ReorderBuffer(run.stream_count)
+        self._due: deque[Batch] = deque()
         self._ended = 0
         self._expected = 0
         self._taken = 0
@@ -48,7 +51,9 @@ class DestinationTask(TaskActor):
         self._in_chain = False
         self._working_on: Batch | None = None
         self._meter = StageMeter(run.sink_name, "destination")
-        self._handlers.update({Batch: self._on_batch, PartitionEnd: self._on_end})
+        self._handlers.update(
+            {Batch: self._on_batch, PartitionEnd: self._on_end, Continue: self._on_continue}
+        )
 
     def add_follower(self, task: ActorRef[Any]) -> None:
         """Start one more task as soon as the sink is open: nothing is read for one that cannot be written."""
@@ -100,7 +105,7 @@ class DestinationTask(TaskActor):
             self._open(schema)
         for task in self._followers:
             task.tell(message)
-        self._finish_if_done()
+        self._go_on()
 
     def _open(self, schema: Any) -> None:
         self._opened = True  # before the attempt: a sink that failed to open is aborted as well
@@ -110,10 +115,10 @@ class DestinationTask(TaskActor):
         if self._state is not TaskState.RUNNING:
             return
         if self._run.ordered:
-            self._take(self._order.push(message.partition, message.number, message))
+            self._due.extend(self._order.push(message.partition, message.number, message))
         else:
-            self._take([message])
-        self._finish_if_done()
+            self._due.append(message)
+        self._go_on()
 
     def _on_end(self, message: PartitionEnd) -> None:
         if self._state is not TaskState.RUNNING:
@@ -121,29 +126,51 @@ class DestinationTask(TaskActor):
         self._ended += 1
         self._expected += message.batches
         if self._run.ordered:
-            self._take(self._order.end(message.partition, message.batches))
-        self._finish_if_done()
+            self._due.extend(self._order.end(message.partition, message.batches))
+        self._go_on()
 
-    def _take(self, messages: list[Batch]) -> None:
-        for message in messages:
-            self._working_on = message
-            began_s = self._clock()
-            if message.batch is not None:
-                self.process_batch(message.batch)
-            now_s = self._clock()
-            self._taken += 1
-            self._rows_read += message.rows_read
-            work_s = message.work_s + now_s - began_s
-            self._metrics.record_batch(message.rows_read, work_s)
-            self._run.settle(message.admission, message.rows_read, work_s)
-            message.origin.tell(Consumed(message.rows_read))
-            self._tell_progress(now_s)
+    def _on_continue(self, message: Continue) -> None:
+        if self._state is TaskState.RUNNING:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Take the batches whose turn it is, and commit after the last one, unless a message wants attention.
+
+        It may be that the run is cancelled: then a slow sink gets no further batch, and nothing is committed.
+        """
+        while True:
+            done = self._is_done()
+            if not done and not self._due:
+                return
+            if self.context.control_pending():
+                self.context.ref.tell(Continue())
+                return
+            if done:
+                self._commit()
+                return
+            self._take(self._due.popleft())
+
+    def _take(self, message: Batch) -> None:
+        self._working_on = message
+        began_s = self._clock()
+        if message.batch is not None:
+            self.process_batch(message.batch)
+        now_s = self._clock()
+        self._taken += 1
+        self._rows_read += message.rows_read
+        work_s = message.work_s + now_s - began_s
+        self._metrics.record_batch(message.rows_read, work_s)
+        self._run.settle(message.admission, message.rows_read, work_s)
+        message.origin.tell(Consumed(message.rows_read))
+        self._tell_progress(now_s)
         self._working_on = None
 
-    def _finish_if_done(self) -> None:
-        complete = self._ended == self._run.stream_count and self._taken == self._expected
-        if not complete and not self._chain.exhausted:
-            return
+    def _is_done(self) -> bool:
+        if self._chain.exhausted:
+            return True
+        return self._ended == self._run.stream_count and self._taken == self._expected
+
+    def _commit(self) -> None:
         began_s = self._clock()
         if not self._opened:
             import pyarrow as pa
@@ -156,5 +183,6 @@ class DestinationTask(TaskActor):
 
     def _clean_up(self) -> None:
         self._order.clear()
+        self._due.clear()
         if self._opened and not self._committed:
             self._sink.abort()

@@ -22,7 +22,7 @@ from dataflare.actors.messages import DATA, Wake
 from dataflare.actors.runtime import Actor, ActorRef, ActorRuntime
 from dataflare.actors.threads import ThreadPool
 from dataflare.actors.workflow import RunCompletion
-from dataflare.execute.outcome import Outcome
+from dataflare.execute.outcome import Outcome, WorkflowState
 from dataflare.execute.prepare import PreparedRun, usable_cores
 from dataflare.kernels.errors import OptionError, RunError
 
@@ -131,7 +131,13 @@ class _Host(pykka.Actor):
         return ThreadingFuture()
 
     def _start_actor_loop(self) -> None:
-        self._runtime.threads.run(self._actor_loop, self._name, self._core)
+        try:
+            self._runtime.threads.run(self._actor_loop, self._name, self._core)
+        except RuntimeError as error:
+            self.actor_stopped.set()  # else its messages would wait for ever, and with them whoever sent them
+            raise RunError(
+                f"the system has no thread for {self._name} ({error}); raise the limit on processes, or lower workers."
+            ) from error
 
     @property
     def ref(self) -> LocalRef[Any]:
@@ -285,23 +291,32 @@ class LocalRun:
             begin()
             outcome = self._completion.wait(GRACE_S)
         except BaseException as interrupt:  # Ctrl-C, or an exception that a signal handler raised
-            self.cancel(f"interrupted by {type(interrupt).__name__}")
-            interrupt.add_note("DataFlare stopped the run; no output was written." + self._lingering())
+            became = self._stopped(f"interrupted by {type(interrupt).__name__}")
+            interrupt.add_note(became + self._lingering())
             raise
         if isinstance(outcome, Outcome):
             if outcome.error is not None:
                 raise outcome.error
             return outcome
-        outcome.add_note("The run ended without waiting any longer." + self._lingering())
+        if self._completion.lingering:
+            outcome.add_note("The run ended without waiting any longer." + self._lingering())
         raise outcome
 
     def cancel(self, reason: str) -> None:
-        """Stop the run, and wait until it has stopped; whatever its end is."""
+        """Stop the run, and wait until it has stopped, or a task is stuck for too long; whatever its end is."""
+        self._stopped(reason)
+
+    def _stopped(self, reason: str) -> str:
+        """Stop the run, and return what became of it as a sentence."""
         try:
             self._cluster.ask(ClusterActor.stop_workflow, self.run_id, reason)
-        except OptionError:  # interrupted before it was deployed: there is nothing to wait for
-            return
-        self._completion.wait(GRACE_S)
+        except (OptionError, RunError):  # not deployed yet, or the cluster has ended: nothing to wait for
+            end = None
+        else:
+            end = self._completion.wait_at_most(GRACE_S)
+        if isinstance(end, Outcome) and end.status.state is WorkflowState.COMPLETED:
+            return "DataFlare had completed the run before; its output is there."
+        return "DataFlare stopped the run; no output was written."
 
     def _lingering(self) -> str:
         tasks = self._completion.lingering

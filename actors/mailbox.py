@@ -9,11 +9,14 @@ from __future__ import annotations
 import queue
 import time
 from collections import deque
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 __all__ = ["Mailbox"]
 
 T = TypeVar("T")
+
+_LONGEST_WAIT_S: Final = 1e6
+"""Nothing waits longer, since queues refuse timeouts of more than some centuries: the reader asks again."""
 
 
 class Mailbox(Generic[T]):
@@ -49,7 +52,7 @@ class Mailbox(Generic[T]):
 
     def wake_after(self, seconds: float) -> None:
         """Let `get` return None when no item comes for so long. For the reader."""
-        self._wake_at_s = time.monotonic() + seconds
+        self._wake_at_s = time.monotonic() + min(seconds, _LONGEST_WAIT_S)
 
     def control_pending(self) -> bool:
         """Whether an item waits in the control lane."""

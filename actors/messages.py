@@ -19,6 +19,7 @@ __all__ = [
     "Batch",
     "Cancel",
     "Consumed",
+    "Continue",
     "PartitionEnd",
     "Pause",
     "Ready",
@@ -57,6 +58,10 @@ class PartitionEnd(NamedTuple):
 
     partition: int
     batches: int
+
+
+class Continue(NamedTuple):
+    """Destination → itself: go on with the batches whose turn it is, now that control has been heard."""
 
 
 class Ready(NamedTuple):
@@ -147,5 +152,5 @@ class WorkflowChanged(NamedTuple):
     reason: str | None
 
 
-DATA = (Batch, PartitionEnd)
+DATA = (Batch, PartitionEnd, Continue)
 """Messages of the data lane of a mailbox; all others overtake them."""

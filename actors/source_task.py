@@ -141,7 +141,8 @@ class SourceTask(TaskActor):
                 if not self._outbox:
                     self._finish()
                 return
-            admission = self._admit() if self._window > 0 else None
+            # Reading may take long: nothing that was read already may wait for it.
+            admission = self._admit() if self._window > 0 and not self._outbox else None
             if admission is None:
                 self._busy_since_s = None
                 return
@@ -160,7 +161,7 @@ class SourceTask(TaskActor):
         alone = self._window == run.window
         admission = run.admit(self.name, alone=alone)
         if admission is None:
-            wait_s = run.controller.seconds_until_credits(self.name, run.batcher.batch_size)
+            wait_s = run.seconds_until_credits(self.name, alone=alone)
             if wait_s is not None:  # a rate limit: no message will say that time has passed
                 self.context.wake_after(wait_s)
             elif alone:

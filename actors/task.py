@@ -71,7 +71,7 @@ class TaskActor(Actor):
         self._next_progress_s = self._began_s + self.PROGRESS_INTERVAL_S
         self._downstream: list[ActorRef[Any]] = []
         self._metrics = BatchingMetrics(clock=run.clock)
-        self._handlers: dict[type, Callable[[Any], None]] = {Start: self._on_start, Cancel: self._on_cancel}
+        self._handlers: dict[type, Callable[[Any], None]] = {Start: self._begin, Cancel: self._on_cancel}
 
     @property
     def batcher(self) -> AdaptiveBatcher:
@@ -117,6 +117,10 @@ class TaskActor(Actor):
     def where(self) -> tuple[str, str]:
         """Return the stage and the place in the data that the task is at."""
         raise NotImplementedError
+
+    def _begin(self, message: Start) -> None:
+        if self._state is TaskState.CREATED:  # else it was cancelled while the sink was being opened
+            self._on_start(message)
 
     def _on_start(self, message: Start) -> None:
         raise NotImplementedError

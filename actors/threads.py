@@ -50,7 +50,11 @@ class ThreadPool:
             worker = self._parked.pop() if self._parked else None  # the last one: its caches are warm
         if worker is None:
             worker = _Worker(self)
-            worker.start()
+            try:
+                worker.start()
+            except RuntimeError:  # the system has no more threads
+                self._note_idle()
+                raise
         if core is not None:
             worker.place(core)
         worker.jobs.put((work, name))
@@ -73,10 +77,14 @@ class ThreadPool:
         for worker in parked:
             worker.join(timeout_s)
 
-    def _park(self, worker: _Worker) -> bool:
+    def _note_idle(self) -> None:
         with self._state:
             self._busy -= 1
             self._state.notify_all()
+
+    def _park(self, worker: _Worker) -> bool:
+        with self._state:
+            self._note_idle()
             if len(self._parked) >= self._keep:
                 return False
             self._parked.append(worker)

@@ -6,9 +6,10 @@ it.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from dataflare.actors.destination_task import DestinationTask
 from dataflare.actors.messages import (
@@ -29,7 +30,7 @@ from dataflare.actors.runtime import Actor, ActorRef
 from dataflare.actors.source_task import SourceTask
 from dataflare.actors.task import TaskActor
 from dataflare.execute.meters import stage_reports
-from dataflare.execute.outcome import Outcome, WorkflowState, WorkflowStatus
+from dataflare.execute.outcome import Outcome, WorkflowState, WorkflowStatus, wait_interruptibly
 from dataflare.kernels.errors import DataFlareError, RunCancelledError, RunError
 from dataflare.observe.progress import ProgressEvent
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["RunCompletion", "WorkflowActor", "WorkflowStatistics"]
 
 T = TypeVar("T", bound=TaskActor)
+
+_YET_COMPLETE: Final = "The run itself had completed by then, and its output is there."
 
 
 class WorkflowStatistics(NamedTuple):
@@ -56,8 +59,8 @@ class RunCompletion:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._outcome: Outcome | None = None
-        self._error: BaseException | None = None
+        self._end: Outcome | BaseException | None = None
+        self._decided: Outcome | BaseException | None = None
         self._lingering: tuple[str, ...] = ()
 
     @property
@@ -65,30 +68,33 @@ class RunCompletion:
         """Tasks that have not stopped yet, once the end was decided."""
         return self._lingering
 
-    def note_failure(self, error: BaseException, tasks: tuple[str, ...]) -> None:
-        """Tell that the run ends with an error as soon as ``tasks`` have stopped."""
+    def note_decided(self, end: Outcome | BaseException, tasks: tuple[str, ...]) -> None:
+        """Tell how the run ends as soon as ``tasks`` have stopped."""
         with self._changed:
-            self._error = error
+            self._decided = end
             self._lingering = tasks
             self._changed.notify_all()
 
-    def set(self, outcome: Outcome) -> None:
-        """Tell how the workflow ended."""
+    def set(self, end: Outcome | BaseException) -> None:
+        """Tell how the workflow ended; an error where it could not even begin."""
         with self._changed:
-            self._outcome = outcome
+            self._end = end
             self._lingering = ()
             self._changed.notify_all()
 
     def wait(self, grace_s: float) -> Outcome | BaseException:
-        """Wait for the end: the outcome, or the error when a task is still stuck ``grace_s`` after it."""
+        """Wait for the end, or, ``grace_s`` after it was decided, no longer for tasks that are stuck."""
         with self._changed:
-            self._changed.wait_for(lambda: self._outcome is not None or self._error is not None)
-            if self._outcome is None:
-                self._changed.wait_for(lambda: self._outcome is not None, grace_s)
-            if self._outcome is not None:
-                return self._outcome
-            assert self._error is not None
-            return self._error
+            wait_interruptibly(self._changed, lambda: self._end is not None or self._decided is not None)
+        end = self.wait_at_most(grace_s)
+        assert end is not None
+        return end
+
+    def wait_at_most(self, seconds: float) -> Outcome | BaseException | None:
+        """Wait for the end; after so long, return what was decided, None where nothing was."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._end is not None, seconds)
+            return self._decided if self._end is None else self._end
 
 
 class WorkflowActor(Actor):
@@ -119,7 +125,9 @@ class WorkflowActor(Actor):
         self._counts: dict[str, TaskCounts] = {}
         self._summaries: dict[str, TaskSummary] = {}
         self._ending: WorkflowStatus | None = None
+        self._concluded = False
         self._error: BaseException | None = None
+        self._failed_itself: RunError | None = None
         self._files: tuple[str, ...] = ()
         self._handlers: dict[type, Callable[[Any], None]] = {
             TaskProgress: self._on_task_progress,
@@ -202,10 +210,9 @@ class WorkflowActor(Actor):
 
     def on_failure(self, error: BaseException) -> None:
         """End the run: the workflow itself, or a progress callback, has failed."""
-        if self._ending is None and not self._status.state.ended:
+        if self._ending is None:
             self._subscribers.clear()
-            wrapped = RunError(f"the workflow failed: {_describe(error)}")
-            wrapped.__cause__ = error
+            wrapped = self._failed_itself = _own_failure(error)
             self._end(WorkflowStatus(WorkflowState.FAILED, str(wrapped)), wrapped)
 
     def _spawn(
@@ -229,9 +236,12 @@ class WorkflowActor(Actor):
 
     def _on_task_finished(self, message: TaskFinished) -> None:
         self._book(message.task, message.summary)
-        if message.task == "destination" and self._ending is None:
+        if message.task == "destination":
+            # Its output is there and whole: what failed beside it, or was to stop it, came too late to matter.
             self._files = message.files
-            self._end(WorkflowStatus(WorkflowState.COMPLETED), None)
+            if self._failed_itself is not None:
+                self._failed_itself.add_note(_YET_COMPLETE)
+            self._end(WorkflowStatus(WorkflowState.COMPLETED), self._failed_itself)
         else:
             self._conclude_if_done()
 
@@ -251,27 +261,31 @@ class WorkflowActor(Actor):
     def _end(self, status: WorkflowStatus, error: BaseException | None) -> None:
         self._ending = status
         self._error = error
-        left = [name for name in self._tasks if name not in self._summaries]
-        if error is not None:
-            self._completion.note_failure(error, tuple(left))
+        left = self._left()
+        self._completion.note_decided(self._outcome() if error is None else error, tuple(left))
+        if status.state is not WorkflowState.COMPLETED:
             interrupt = getattr(self._run.plan.sink, "interrupt", None)
             if interrupt is not None:  # a sink that waits for its consumer
                 interrupt()
         cancel = Cancel()
         for name in left:
-            self._tasks[name].tell(cancel)
+            with contextlib.suppress(RunError):  # without a thread it has not begun, and never will
+                self._tasks[name].tell(cancel)
         self._conclude_if_done()
 
-    def _conclude_if_done(self) -> None:
-        if self._ending is not None and len(self._summaries) == len(self._tasks):
-            self._conclude()
+    def _left(self) -> list[str]:
+        return [name for name, task in self._tasks.items() if name not in self._summaries and task.alive]
 
-    def _conclude(self) -> None:
-        assert self._ending is not None
+    def _conclude_if_done(self) -> None:
+        if self._ending is not None and not self._concluded and not self._left():
+            self._conclude(self._ending)
+
+    def _conclude(self, ending: WorkflowStatus) -> None:
+        self._concluded = True
         self._run.end()
         if self._error is None:
             self._run.remember()
-        self._change(self._ending)
+        self._change(ending)
         self._completion.set(self._outcome())
         for task in self._tasks.values():
             task.stop()
@@ -282,7 +296,7 @@ class WorkflowActor(Actor):
         stages = stage_reports((task.lifetime_s, task.meters) for task in tasks)
         meters = [meter for task in tasks for meter in task.meters]
         return Outcome(
-            status=self._status,
+            status=self._status if self._ending is None else self._ending,
             error=self._error,
             files=self._files,
             stages=stages,
@@ -321,8 +335,22 @@ class WorkflowActor(Actor):
             batches=sum(self._counts[name].batches for name in self._source_names() if name in self._counts),
             elapsed_s=run.clock() - run.began_s,
         )
-        for subscriber in self._subscribers:
-            subscriber(event)
+        try:
+            for subscriber in self._subscribers:
+                subscriber(event)
+        except BaseException as error:
+            self._subscribers.clear()
+            if self._ending is None:
+                raise
+            self._note_late(_own_failure(error))
+
+    def _note_late(self, failure: RunError) -> None:
+        """Take in what a progress callback raised when the end was decided already: the end itself must go on."""
+        if self._error is not None:
+            self._error.add_note(f"Then {failure}")
+        else:
+            failure.add_note(_YET_COMPLETE)
+            self._error = failure
 
     def _require(self, action: str, state: WorkflowState) -> None:
         if self._status.state is not state or self._ending is not None:
@@ -337,6 +365,15 @@ def _failure(message: TaskFailed) -> BaseException:
         return error
     place = f" at {message.place}" if message.place else ""
     wrapped = RunError(f"{message.stage} failed{place}: {_describe(error)}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _own_failure(error: BaseException) -> RunError:
+    """Return the error to raise for what the workflow itself, or a progress callback, let through."""
+    if isinstance(error, RunError):
+        return error
+    wrapped = RunError(f"the workflow failed: {_describe(error)}")
     wrapped.__cause__ = error
     return wrapped
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # No installed packages and on no path: this is where tests find them.
-for _name in ("chains", "fakes", "gpu", "own_math", "ptx_gate"):
+for _name in ("chains", "fakes", "gpu", "own_math", "ptx_gate", "torture"):
     sys.modules.setdefault(_name, ModuleType(_name)).__path__ = [str(Path(__file__).parent / _name)]
 
 from chains.running import Outcome, run  # noqa: E402

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dataflare.execute.meters import StageMeter
 from dataflare.kernels.errors import SchemaError
+from dataflare.schema import first_difference
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -128,7 +129,7 @@ class SchemaLatch:
             if self._schema is None:
                 self._schema = schema
             expected = self._schema
-        if expected.equals(schema):
+        if first_difference(expected, schema) is None:
             return
         source = "the schema given for it" if self._given else "the schema of the first batch it returned"
         raise SchemaError(

@@ -1,18 +1,22 @@
 """Outcome: how a run ended, as a runtime hands it to the engine.
 
-Covers the states of a workflow and the counts of its tasks. The report that users get is made of it in
-``run``.
+Covers the states of a workflow, the counts of its tasks, and how the caller's thread waits for them. The report that
+users get is made of it in ``run``.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, NamedTuple
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from dataflare.observe.report import StageReport
 
-__all__ = ["Outcome", "WorkflowState", "WorkflowStatus"]
+__all__ = ["Outcome", "WorkflowState", "WorkflowStatus", "wait_interruptibly"]
+
+_LOOK_UP_S: Final = 0.5
 
 
 class WorkflowState(enum.Enum):
@@ -53,3 +57,13 @@ class Outcome(NamedTuple):
     rows_out: int
     batches: int
     rows_dropped_null_predicate: int
+
+
+def wait_interruptibly(changed: threading.Condition, done: Callable[[], object]) -> None:
+    """Wait for ``done``, on the thread that Ctrl-C interrupts; the condition must be held.
+
+    A signal that comes just before Python's lock begins to wait is seen only when that wait is over, which may be
+    never: so the wait is over now and then.
+    """
+    while not changed.wait_for(done, _LOOK_UP_S):
+        pass

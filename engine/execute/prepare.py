@@ -55,7 +55,6 @@ class PreparedRun:
         self.plan = plan
         self.options = options
         self.clock = clock
-        self.ordered = plan.ordered and options.ordered
         self.device = place(plan, options, options.workers or usable_cores()).device
         steps = list(plan.steps)
         self.limit_rows: int | None = None
@@ -64,6 +63,7 @@ class PreparedRun:
         cut = next((place for place, step in enumerate(steps) if isinstance(step, LimitStep)), len(steps))
         self._worker_steps = steps[:cut]
         self._tail_steps = steps[cut:]  # a limit and what follows it see the stream in order, beside the sink
+        self.ordered = (plan.ordered and options.ordered) or bool(self._tail_steps)
 
         began_s = time.perf_counter()
         try:
@@ -205,7 +205,7 @@ class PreparedRun:
 
         ``alone`` says that it has none on the way, so that nobody would wake it: then a single record will do.
         """
-        least_rows = 1 if alone else self.least_rows
+        least_rows = self._least_rows(alone)
         # Where all share one output, sizes cost no memory, and say nothing about those of batches.
         rows = self.batcher.batch_size if self.contiguous is None else self.turn_rows
         admit, bytes_per_row, window_rows = self.controller.admit, self.bytes_per_row, rows * self.window
@@ -215,6 +215,15 @@ class PreparedRun:
         if admission is not None:
             self._admitted[admission] = self.late_compile_s
         return admission
+
+    def seconds_until_credits(self, task: str, *, alone: bool) -> float | None:
+        """Return when to ask `admit` again, where time brings the credits that it lacked; None where bytes lack."""
+        rows, least_rows = self.batcher.batch_size, self._least_rows(alone)
+        reservation = self.budget.reserve(task, math.ceil(min(rows, least_rows) * self.bytes_per_row))
+        if reservation is None:
+            return None
+        reservation.release()
+        return self.controller.seconds_until_credits(task, rows)
 
     def withdraw(self, admission: Admission) -> None:
         """Take an admission back that was not used: there was nothing to read."""
@@ -298,6 +307,9 @@ class PreparedRun:
     def remember(self) -> None:
         """Keep the batch size for the next run of the same work."""
         self.sizing.remember()
+
+    def _least_rows(self, alone: bool) -> int:
+        return 1 if alone else self.least_rows
 
     def _note_lost(self, device: str, reason: str) -> None:
         """Go on without a device that is lost: the CPU has its work, so that its memory no longer counts."""

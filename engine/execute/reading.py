@@ -222,7 +222,11 @@ class SharedReader:
             self._reader.close()
 
     def _next_block(self) -> bool:
-        block = next(self._blocks, None)
+        try:
+            block = next(self._blocks, None)
+        except BaseException:
+            self._ended = True  # the other tasks must not take what failed for the end of the data
+            raise
         if block is None:
             return False
         self._block = block

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from dataflare.execute.outcome import wait_interruptibly
 from dataflare.execute.prepare import PreparedRun, prepare_run
 from dataflare.execute.runtime import load_runtime
 from dataflare.kernels.errors import RunCancelledError
@@ -71,7 +72,7 @@ class StreamSink:
     def take(self) -> SharedDataBatch | None:
         """Wait for the next batch; None when there are no more."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._batches)
+            wait_interruptibly(self._changed, lambda: self._closed or self._batches)
             if not self._batches:
                 return None
             batch = self._batches.popleft()

@@ -42,6 +42,14 @@ def test_a_message_before_the_wake_does_not_lose_the_wake() -> None:
     assert mailbox.get() is None
 
 
+@pytest.mark.parametrize("seconds", [1e9, 1e300, float("inf")])
+def test_a_wake_in_centuries_does_not_keep_messages_out(seconds: float) -> None:
+    mailbox: Mailbox[str] = Mailbox()
+    mailbox.wake_after(seconds)
+    mailbox.put("first", data=False)
+    assert mailbox.get() == "first"
+
+
 def test_threads_run_at_once_are_used_again_and_end() -> None:
     pool = ThreadPool(keep=4)
     both = threading.Barrier(2, timeout=PATIENCE_S)

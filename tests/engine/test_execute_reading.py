@@ -163,6 +163,18 @@ def test_a_closed_shared_reader_gives_nothing_to_anyone() -> None:
     assert reader.read(100) is None
 
 
+def test_a_shared_reader_that_fails_does_not_tell_the_other_tasks_that_this_is_the_end() -> None:
+    def fail() -> int:
+        raise OSError("the memory map went away")
+
+    part = Partition(0, 1000)
+    part.read = lambda batch_rows: Partition.read(part, fail)  # type: ignore[method-assign]
+    reader = SharedReader([part], tasks=2, limit_rows=None, num_rows=1000, exact=False)
+    with pytest.raises(OSError, match="went away"):
+        reader.read(100)
+    assert reader.read(100) is None
+
+
 @given(st.lists(st.integers(0, 6), max_size=5), st.randoms())
 def test_a_reorder_buffer_gives_every_item_once_and_in_order(counts: list[int], random: Any) -> None:
     events: list[tuple[int, int | None]] = []
