@@ -11,6 +11,7 @@ The baseline is taken when the pipeline is built and has run once over a few tho
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -84,7 +85,8 @@ def _child(options: argparse.Namespace) -> None:
 
     build = _JOBS[options.child]
     with tempfile.TemporaryDirectory(dir=options.data) as folder:
-        trial = build(flare.read_parquet(str(options.child_trial)))
+        importlib.import_module("polars")  # a file this small would not be worth loading it
+        trial = build(flare.read_parquet(str(options.child_trial), decoder="native"))
         trial.write_parquet(str(Path(folder) / "trial.parquet")).run()
         job = build(flare.read_parquet(str(options.child_source))).write_parquet(
             str(Path(folder) / "out.parquet")
