@@ -310,7 +310,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             finally:
                 group.remove()
     results = {case: _summary(*case, taken) for case, taken in runs.items()}
-    report["sections"].append({"title": "lineitem within a memory limit", "measurements": list(results.values())})
+    report["sections"].append(
+        {"title": "lineitem within a memory limit", "measurements": list(results.values())}
+    )
     for (job, limit), result in results.items():
         if limit is None:
             continue
@@ -349,16 +351,31 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 at_least=False,
             )
         )
-    rows = [*results.values(), *({**result, "name": f"{job}, control group"} for job, result in contained.items())]
+    rows = [
+        *results.values(),
+        *({**result, "name": f"{job}, control group"} for job, result in contained.items()),
+    ]
     print_rows(
         console,
         f"lineitem at scale {options.size:g} through filter and map to Parquet, each run in its own process",
-        ("job", "rows out", "workers", "batches", "time", "growth MB", "accounted MB", "unaccounted MB", "baseline MB"),
+        (
+            "job",
+            "rows out",
+            "workers",
+            "batches",
+            "time",
+            "growth MB",
+            "accounted MB",
+            "unaccounted MB",
+            "baseline MB",
+        ),
         [_row(result) for result in rows],
     )
     if options.parts:
         for result in rows:
-            parts = ", ".join(f"{name} {nbytes / 1e6:.0f}" for name, nbytes in (result.get("parts") or {}).items())
+            parts = ", ".join(
+                f"{name} {nbytes / 1e6:.0f}" for name, nbytes in (result.get("parts") or {}).items()
+            )
             console.print(f"{result['name']}, MB at the peak: {parts}")
     print_targets(console, report)
     if options.json is not None:

@@ -29,7 +29,7 @@ _LEVELLED = ("zstd", "gzip", "brotli")
 # Whichever comes first: what is held back until a row group is full, and what a reader has to take at once.
 _ROW_GROUP_ROWS = 1_048_576
 _ROW_GROUP_BYTES = 32 * 2**20
-_LEAST_ROW_GROUP_BYTES = 2 * 2**20
+_LEAST_ROW_GROUP_BYTES = 2**18
 # A row group is gathered, and one of its columns at a time is encoded and compressed beside it.
 _BUFFER_A_ROW_GROUP = 1.5
 
@@ -84,7 +84,7 @@ class ParquetSink(FileSink):
         return int(_BUFFER_A_ROW_GROUP * self._row_group_bytes)
 
     def bound_buffer(self, nbytes: int) -> None:
-        """Make row groups that are no larger than ``nbytes`` allow; not below 2 MiB, and not with `row_group_rows`."""
+        """Make row groups no larger than ``nbytes`` allow, down to 256 KiB; those of `row_group_rows` stay."""
         allowed = int(nbytes / _BUFFER_A_ROW_GROUP)
         self._row_group_bytes = max(_LEAST_ROW_GROUP_BYTES, min(self._row_group_bytes, allowed))
 
@@ -104,7 +104,9 @@ class ParquetSink(FileSink):
         return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
     def _start(self, stream: pa.NativeFile, schema: pa.Schema) -> FormatWriter:
-        return _RowGroups(stream, schema, self._compression, self._level, self._row_group_rows, self._row_group_bytes)
+        return _RowGroups(
+            stream, schema, self._compression, self._level, self._row_group_rows, self._row_group_bytes
+        )
 
 
 class _RowGroups:

@@ -165,17 +165,16 @@ def test_a_small_read_does_not_load_the_compiled_decoder(
     assert ParquetSource.open(path).description.endswith("decoded by dataflare")
 
 
-def test_a_large_row_group_is_decoded_in_stretches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_row_group_is_decoded_in_stretches(tmp_path: Path) -> None:
     rows = 100_000
     table = pa.table(
         {"n": pa.array(range(rows)), "s": [f"row {i}" for i in range(rows)], "l": [[i] for i in range(rows)]}
     )
     path = write(tmp_path / "a.parquet", table, row_group_size=rows)
-    monkeypatch.setattr("dataflare.sources.parquet._BLOCK_BYTES", 2**19)
     for decoder in ("polars", "pyarrow"):
         for names in (["n", "s"], ["l"], ["l", "n"]):
             source = ParquetSource.open(path, decoder=decoder, columns=names)  # type: ignore[arg-type]
-            (part,) = source.partitions()
+            (part,) = source.with_blocks(2**19).partitions()
             batches = list(part.read(lambda: rows))
             assert 4 <= len(batches) <= 13
             got = pa.Table.from_batches([batch.to_arrow() for batch in batches])
@@ -192,12 +191,11 @@ def test_tiny_row_groups_are_read_together(tmp_path: Path) -> None:
         assert batch.to_arrow().equals(table.combine_chunks().to_batches()[0])
 
 
-def test_partitions_are_stable_ordered_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataflare.sources.parquet._LOCAL_PARTITION_BYTES", 20_000)
+def test_partitions_are_stable_ordered_and_bounded(tmp_path: Path) -> None:
     table = pa.table({"n": pa.array(range(30_000))})
     for name in ("part-10.parquet", "part-9.parquet"):
         write(tmp_path / name, table, row_group_size=1_000)
-    source = ParquetSource.open(tmp_path)
+    source = ParquetSource.open(tmp_path).with_blocks(20_000)
     parts = source.partitions()
     assert [part.description for part in parts] == [part.description for part in source.partitions()]
     assert "part-9.parquet, row groups 0 to 1" in parts[0].description
