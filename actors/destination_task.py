@@ -76,6 +76,7 @@ class DestinationTask(TaskActor):
             self._in_chain = False
         if passed is None or passed.num_rows == 0:
             return None
+        passed = passed.to_host()  # of a source on a device whose batches no step has touched
         meter = self._meter
         began_s = self._clock()
         if not self._opened:

@@ -59,6 +59,7 @@ class SourceTask(TaskActor):
         self._exhausted = False
         self._in_chain = False
         self._read_number: int | None = None
+        self._busy_since_s: float | None = None
         self._next_monitor_s = self._began_s + self.MONITOR_INTERVAL_S
         self._handlers.update(
             {
@@ -118,6 +119,7 @@ class SourceTask(TaskActor):
     def _on_resume(self, message: Resume) -> None:
         if self._state is TaskState.PAUSED:
             self._state = TaskState.RUNNING
+            self._busy_since_s = None
             self._pump()
 
     def _on_wake(self, message: Wake) -> None:
@@ -139,10 +141,9 @@ class SourceTask(TaskActor):
                 if not self._outbox:
                     self._finish()
                 return
-            if self._window <= 0:
-                return
-            admission = self._admit()
+            admission = self._admit() if self._window > 0 else None
             if admission is None:
+                self._busy_since_s = None
                 return
             if self._worker is not None:
                 self._work(self._worker, admission)
@@ -186,7 +187,6 @@ class SourceTask(TaskActor):
         meter.rows_in += rows
         meter.rows_out += rows
         meter.read_s += now_s - began_s
-        run.note_batch(now_s, rows)
         self._metrics.record_batch(rows, now_s - began_s)
         if not run.in_memory:
             nbytes = batch.nbytes
@@ -196,7 +196,10 @@ class SourceTask(TaskActor):
         if self._computes:
             result = self.process_batch(batch)
             now_s = self._clock()
-        message = Batch(partition, number, result, rows, admission, self.context.ref, now_s - began_s)
+        # What a batch costs is all the time since the one before, messages included, unless the task waited.
+        work_s = now_s - (began_s if self._busy_since_s is None else self._busy_since_s)
+        self._busy_since_s = now_s
+        message = Batch(partition, number, result, rows, admission, self.context.ref, work_s)
         if run.processor_tasks:
             self._outbox.append(message)
         else:
@@ -219,7 +222,6 @@ class SourceTask(TaskActor):
             meter.rows_in += rows
             meter.rows_out += rows_out
         stage.meter.kernel_s += now_s - began_s
-        run.note_batch(now_s, rows)
         self._metrics.record_batch(rows, now_s - began_s)
         run.settle(admission, rows, now_s - began_s)
         assert run.contiguous is not None

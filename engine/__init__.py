@@ -22,9 +22,12 @@ if TYPE_CHECKING:
         BatchingMetrics,
         CreditConfig,
         CreditMode,
+        FoundSize,
         GpuMemoryMonitor,
         HostMemoryMonitor,
         MemoryBudget,
+        SizeStrategy,
+        SteadyBatch,
     )
     from dataflare.kernels.errors import (
         ColumnNotFoundError,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
         SchemaMismatchError,
         SinkError,
     )
+    from dataflare.observe.curves import RunCurves
     from dataflare.observe.progress import ProgressEvent
     from dataflare.observe.report import RunReport, StageReport
     from dataflare.options import RunOptions
@@ -72,6 +76,7 @@ __all__ = [
     "DataFlareError",
     "DeviceUnavailableError",
     "Explanation",
+    "FoundSize",
     "GpuMemoryMonitor",
     "HostMemoryMonitor",
     "MemoryBudget",
@@ -83,6 +88,7 @@ __all__ = [
     "ProgressEvent",
     "ReadError",
     "RunCancelledError",
+    "RunCurves",
     "RunError",
     "RunOptions",
     "RunReport",
@@ -90,8 +96,10 @@ __all__ = [
     "SchemaMismatchError",
     "SharedDataBatch",
     "SinkError",
+    "SizeStrategy",
     "StageExplanation",
     "StageReport",
+    "SteadyBatch",
     "TaskActor",
     "WorkflowActor",
     "__version__",
@@ -121,6 +129,7 @@ _MODULES = {
     "DataFlareError": "dataflare.kernels.errors",
     "DeviceUnavailableError": "dataflare.kernels.errors",
     "Explanation": "dataflare.plan.explanation",
+    "FoundSize": "dataflare.control",
     "GpuMemoryMonitor": "dataflare.control",
     "HostMemoryMonitor": "dataflare.control",
     "MemoryBudget": "dataflare.control",
@@ -132,6 +141,7 @@ _MODULES = {
     "ProgressEvent": "dataflare.observe.progress",
     "ReadError": "dataflare.kernels.errors",
     "RunCancelledError": "dataflare.kernels.errors",
+    "RunCurves": "dataflare.observe.curves",
     "RunError": "dataflare.kernels.errors",
     "RunOptions": "dataflare.options",
     "RunReport": "dataflare.observe.report",
@@ -139,8 +149,10 @@ _MODULES = {
     "SchemaMismatchError": "dataflare.kernels.errors",
     "SharedDataBatch": "dataflare.batch",
     "SinkError": "dataflare.kernels.errors",
+    "SizeStrategy": "dataflare.control",
     "StageExplanation": "dataflare.plan.explanation",
     "StageReport": "dataflare.observe.report",
+    "SteadyBatch": "dataflare.control",
     "TaskActor": "dataflare.actors.task",
     "WorkflowActor": "dataflare.actors.workflow",
     "from_arrow": "dataflare.reading",

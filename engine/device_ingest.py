@@ -133,12 +133,30 @@ def _taken(name: str, column: Any, backend: DeviceBackend) -> DeviceColumn:
     stream = backend.stream()
     found = dlpack.Imported(array, name, None if stream is None else int(stream.ptr))
     backend.synchronize(stream)
+    is_bool = found.kind == "b1"
     width = int(found.kind[1:])
     if found.address % width:
         raise SchemaError(
             f"column {name!r} does not begin at a multiple of its {width} bytes. Copy it first."
         )
-    data_type: Any = pa.from_numpy_dtype(found.kind)  # type: ignore[arg-type] # stubs: no names of dtypes
-    return DeviceColumn(
+    kind = "u1" if is_bool else found.kind
+    data_type: Any = pa.from_numpy_dtype(kind)  # type: ignore[arg-type] # stubs: no names of dtypes
+    column = DeviceColumn(
         backend, data_type, found.length, (0, found.address), (0, found.length * width), 0, found.capsule
     )
+    return _as_bits(column) if is_bool else column
+
+
+def _as_bits(column: DeviceColumn) -> DeviceColumn:
+    """Return a bool column, made where the bytes lie."""
+    from dataflare.batch import SharedDataBatch
+
+    schema = pa.schema([pa.field("value", column.type, nullable=False)])
+    values = SharedDataBatch._from_columns(schema, [column], column.length, backend=column.backend)
+    bits = values.map(_is_set)._column(0)
+    assert isinstance(bits, DeviceColumn)
+    return bits
+
+
+def _is_set(r: Any) -> dict[str, bool]:
+    return {"value": r.value != 0}

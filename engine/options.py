@@ -72,7 +72,8 @@ class RunOptions:
     device
         Where record functions run: "cpu" (compiled), "cuda" (all GPUs) or "cuda:N" (one), "cuda:emulated" (what a GPU
         would run, on the CPU and with every check), "python" (plain Python, to debug functions), or "auto", the
-        default: a GPU where there is one and copies and kernels take less time than the CPU, else the CPU.
+        default: the device that the source's batches lie on; for those in host memory a GPU where there is one and
+        copies and kernels take less time than the CPU, else the CPU.
     runtime
         "local": threads of this process.
     workers

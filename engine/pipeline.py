@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dataflare.batch import SharedDataBatch
     from dataflare.observe.report import RunReport
     from dataflare.plan.explanation import Explanation
+    from dataflare.plan.formats import BatchFormat
     from dataflare.plan.listing import ProgramForm
     from dataflare.plan.physical import PhysicalPlan
     from dataflare.sinks.base import BatchSink
@@ -220,17 +221,53 @@ class Pipeline(WriteSteps):
         """
         return self._step(building.add_limit(self._node, rows))
 
-    def map_batches(self, fn: Callable[[Any], Any], schema: pa.Schema | None = None) -> Pipeline:
+    def map_batches(
+        self,
+        fn: Callable[[Any], Any],
+        schema: pa.Schema | None = None,
+        *,
+        batch_format: BatchFormat = "batch",
+    ) -> Pipeline:
         """Run `fn` on whole batches, as it is: for what a function of one record cannot say.
 
         Parameters
         ----------
         fn
-            Takes a `SharedDataBatch` and returns one, or what can become one: an Arrow record batch or table,
-            a frame, or a dict of columns. A class is built once a worker, and the instance is called.
+            Takes a batch and returns one, or what can become one: an Arrow record batch or table, a frame, or a
+            dict of columns: arrays of NumPy, CuPy, torch or Arrow, or lists. A class is built once a worker, with
+            the GPU current that its batches come to, if any, and the instance is called.
         schema
             Of what `fn` returns. Without it the schema is found from the first batch that comes back, and no
             step that must know its columns can follow.
+        batch_format
+            What `fn` is given:
+
+            - "batch", a `SharedDataBatch` in host memory, or "arrow", a `pyarrow.RecordBatch`;
+            - "numpy", a dict of NumPy arrays by column, read-only: numbers, bools, dates, durations and naive
+              timestamps, without nulls;
+            - "torch", a dict of torch tensors on the device of the run, and "cupy", a dict of CuPy arrays, where
+              the run is on the CPU on the first GPU: integers and floats, without nulls. Do not write to them;
+            - "device", a `SharedDataBatch` on the device of the run.
+
+            A column of another type is an error here, a null one when it comes.
+
+        Raises
+        ------
+        OptionError
+            `fn` is not callable, or there is no such format.
+        SchemaError
+            The batches have a column that the format has no form for; the message names it.
+
+        Notes
+        -----
+        On a GPU, "torch", "cupy" and "device" leave batches where they are between the steps that compute before and
+        after: what `fn` returns stays there too, nothing is copied, and its work is done in the order of the steps,
+        on the stream that is CuPy's and torch's current one while `fn` runs. Work on other streams it has to wait
+        for. Where the GPU has no memory for a batch, `fn` is called again with parts of it, and with the smallest, or
+        where the GPU is lost, in host memory: NumPy arrays, or tensors of the CPU.
+
+        On "cuda:emulated", which CuPy and torch do not know, "cupy" gives NumPy arrays and "torch" tensors of the
+        CPU: a function that takes its module from `cupy.get_array_module(x)`, or uses operators alone, runs on both.
 
         Examples
         --------
@@ -240,8 +277,11 @@ class Pipeline(WriteSteps):
         >>> words = flare.from_records([{"word": "hello"}])
         >>> words.map_batches(shout, pa.schema({"word": pa.string()})).to_arrow().to_pylist()
         [{'word': 'HELLO'}]
+        >>> numbers = flare.from_records([{"x": 3.0}, {"x": 4.0}])
+        >>> numbers.map_batches(lambda c: {"y": c["x"] / c["x"].max()}, batch_format="numpy").to_arrow().to_pylist()
+        [{'y': 0.75}, {'y': 1.0}]
         """
-        return self._step(building.add_map_batches(self._node, fn, schema))
+        return self._step(building.add_map_batches(self._node, fn, schema, batch_format))
 
     # -- calls that run -------------------------------------------------------------------------------------
 

@@ -250,7 +250,8 @@ def from_batches(
     batches
         `SharedDataBatch`, Arrow batches or tables, or anything else that exports Arrow. An iterator can be run
         once; a list, or an iterable that begins anew, as often as one likes. An async iterable runs in an
-        event loop of its own, on a thread of its own.
+        event loop of its own, on a thread of its own. Batches on a GPU are computed where they lie if the run
+        is on that GPU, as by default it is for a list of them; results come back to host memory.
     schema
         Of all batches. Without it the first batch is taken now.
 

@@ -114,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="show a progress bar (default: when standard error is a terminal)",
     )
+    run.add_argument(
+        "--curves",
+        type=Path,
+        metavar="FILE",
+        help="draw how the run went over time: .svg, .png, or .html with the table of stages; replaces FILE",
+    )
     run.add_argument("-q", "--quiet", action="store_true", help="print no report")
     run.add_argument("--traceback", action="store_true", help="print Python's traceback with an error")
     doctor = commands.add_parser(
@@ -139,6 +145,8 @@ class _PrintVersion(argparse.Action):
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.curves is not None:
+        _check_curves(arguments.curves, explain=arguments.explain)
     settings = _settings(arguments.settings)
     options: dict[str, Any]
     match arguments.job.suffix:
@@ -162,8 +170,20 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.explain:
         print(pipeline.explain(**options))
         return EXIT_OK
-    _print_report(pipeline.run(**_with_progress(options)), quiet=arguments.quiet)
+    report = pipeline.run(**_with_progress(options))
+    _print_report(report, quiet=arguments.quiet)
+    if arguments.curves is not None:
+        report.write_curves(arguments.curves)
     return EXIT_OK
+
+
+def _check_curves(path: Path, *, explain: bool) -> None:
+    """Refuse what could not be drawn before the run, and not after it."""
+    from dataflare.observe.drawing import picture_kind
+
+    if explain:
+        raise OptionError("--curves draws a run, and --explain runs nothing: leave one of them out.")
+    picture_kind(path)
 
 
 def _settings(given: Sequence[str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from dataflare.control.gpu_memory import GpuMemoryMonitor, gpu_memory_monitor
 from dataflare.control.metrics import BatchingMetrics, BatchRecord, MetricsSnapshot
 from dataflare.control.monitors import HostMemoryMonitor, MemoryMonitor, MemoryReading
 from dataflare.control.remembered import RememberedSizes, remembered_sizes
+from dataflare.control.strategies import FoundSize, SizeStrategy, SteadyBatch
 
 __all__ = [
     "AdaptiveBatcher",
@@ -31,6 +32,7 @@ __all__ = [
     "BudgetSnapshot",
     "CreditConfig",
     "CreditMode",
+    "FoundSize",
     "GpuMemoryMonitor",
     "HostMemoryMonitor",
     "MemoryBudget",
@@ -39,6 +41,8 @@ __all__ = [
     "MetricsSnapshot",
     "RememberedSizes",
     "Reservation",
+    "SizeStrategy",
+    "SteadyBatch",
     "TaskCredits",
     "gpu_memory_monitor",
     "remembered_sizes",

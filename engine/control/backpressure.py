@@ -58,7 +58,7 @@ class Admission:
     Call `settle` when the batch has been consumed, or `cancel` when it was never read.
     """
 
-    __slots__ = ("_controller", "reservation", "rows", "task_id")
+    __slots__ = ("_controller", "asked_rows", "reservation", "rows", "task_id")
 
     def __init__(
         self, controller: BackpressureController, task_id: str, rows: int, reservation: Reservation | None
@@ -67,6 +67,8 @@ class Admission:
         self.task_id = task_id
         self.rows = rows
         """Records granted; at most what was asked for."""
+        self.asked_rows = rows
+        """Records granted at first: what the source may be asked for, while it may have fewer."""
         self.reservation = reservation
 
     def settle(self, duration_s: float) -> None:

@@ -15,7 +15,7 @@ from typing import Literal
 from dataflare.control.checks import require_integer, require_number
 from dataflare.control.clock import Clock, Duration, to_seconds
 from dataflare.control.metrics import BatchingMetrics
-from dataflare.control.strategies import STRATEGIES, FoundSize
+from dataflare.control.strategies import STRATEGIES, FoundSize, MakeStrategy, SizeStrategy, SteadyBatch
 from dataflare.kernels.errors import OptionError, nearest
 
 __all__ = ["MOST_ROWS", "AdaptiveBatcher", "AdaptiveBatchingConfig"]
@@ -44,9 +44,10 @@ class AdaptiveBatchingConfig:
     evaluation_interval
         Seconds, or a timedelta, between two evaluations ("proportional") or two probes ("knee").
     stability_threshold
-        Batches that an evaluation must rest on.
+        Batches that an evaluation must rest on ("proportional"), or that count of each size ("knee").
     strategy
-        "knee", "proportional" (the Rust rule), "aimd" or "fixed".
+        "knee", "proportional" (the Rust rule), "aimd" or "fixed"; or a class of your own, see `SizeStrategy`, which
+        is called with this configuration and what was found earlier, or None.
 
     Raises
     ------
@@ -62,7 +63,7 @@ class AdaptiveBatchingConfig:
     adaptation_rate: float = 0.2
     evaluation_interval: float | timedelta = 5.0
     stability_threshold: int = 10
-    strategy: Literal["knee", "proportional", "aimd", "fixed"] = "knee"
+    strategy: Literal["knee", "proportional", "aimd", "fixed"] | MakeStrategy = "knee"
     evaluation_interval_s: float = field(init=False, repr=False, compare=False)
     latency_target_s: float = field(init=False, repr=False, compare=False)
 
@@ -76,15 +77,28 @@ class AdaptiveBatchingConfig:
         require_number(owner, "latency_target_ms", self.latency_target_ms, 0.0, open_low=True)
         require_number(owner, "adaptation_rate", self.adaptation_rate, 0.0, 1.0, open_low=True)
         require_integer(owner, "stability_threshold", self.stability_threshold, 1)
-        if self.strategy not in STRATEGIES:
+        if not callable(self.strategy) and self.strategy not in STRATEGIES:
             hint = nearest(str(self.strategy), STRATEGIES)
             known = ", ".join(repr(name) for name in sorted(STRATEGIES))
             raise OptionError(
-                f"{owner}.strategy must be one of {known}, got {self.strategy!r}. {hint}".rstrip()
+                f"{owner}.strategy must be one of {known} or a class that follows SizeStrategy, got "
+                f"{self.strategy!r}. {hint}".rstrip()
             )
         interval_s = to_seconds(self.evaluation_interval, f"{owner}.evaluation_interval")
         object.__setattr__(self, "evaluation_interval_s", interval_s)
         object.__setattr__(self, "latency_target_s", self.latency_target_ms / 1000.0)
+
+    def make_strategy(self, start: FoundSize | None) -> SizeStrategy:
+        """Return a new strategy of this configuration, that goes on from ``start``."""
+        make = STRATEGIES[self.strategy] if isinstance(self.strategy, str) else self.strategy
+        strategy = make(self, start)
+        missing = [name for name in ("size", "found", "observe") if not hasattr(strategy, name)]
+        if missing:
+            raise OptionError(
+                f"AdaptiveBatchingConfig.strategy made {strategy!r}, which has no {' and no '.join(missing)}: see "
+                "dataflare.control.strategies.SizeStrategy."
+            )
+        return strategy
 
     def clamp(self, rows: int) -> int:
         """Return ``rows`` brought into [min_size, max_size]."""
@@ -128,8 +142,9 @@ class AdaptiveBatcher:
         self._metrics = BatchingMetrics(clock=clock)
         self._bound_rows: int | None = None
         self._start = start
-        self._strategy = STRATEGIES[self._config.strategy](self._config, self._start)
-        self._size = self._strategy.size
+        self._size = 0
+        self._strategy = self._config.make_strategy(self._start)
+        self._apply()
 
     @property
     def config(self) -> AdaptiveBatchingConfig:
@@ -146,19 +161,25 @@ class AdaptiveBatcher:
         """Figures of all recorded batches, unsteady ones included."""
         return self._metrics
 
-    def record_batch(self, rows: int, duration: Duration, *, steady: bool = True) -> None:
+    def record_batch(
+        self, rows: int, duration: Duration, *, steady: bool = True, asked_rows: int | None = None
+    ) -> None:
         """Record a batch of ``rows`` records that took ``duration`` (seconds or timedelta).
 
-        ``steady=False`` keeps the batch out of the search: one that compiled something, or that is smaller
-        than asked for because the source ran dry.
+        Parameters
+        ----------
+        steady
+            False keeps the batch out of the search: it compiled something, or waited for records.
+        asked_rows
+            The rows that were asked for, where the source had fewer at hand; by default as many as there were.
         """
         duration_s = to_seconds(duration)
         self._metrics.record_batch(rows, duration_s)
         if not steady:
             return
-        now_s = self._clock()
+        batch = SteadyBatch(rows, rows if asked_rows is None else asked_rows, duration_s, self._clock())
         with self._lock:
-            self._strategy.observe(rows, duration_s, now_s)
+            self._strategy.observe(batch)
             self._apply()
 
     def bound(self, rows: int | None) -> None:
@@ -171,17 +192,20 @@ class AdaptiveBatcher:
 
     @property
     def found(self) -> FoundSize:
-        """Where the search is: hand it to the batcher of the next run of the same work."""
+        """Where the search is, what keeps it there, and what batches cost: the start of the next run's batcher."""
         with self._lock:
-            return FoundSize(self._strategy.size, self._strategy.converged)
+            found = self._strategy.found
+            if self._bound_rows is not None and self._bound_rows < found.rows:
+                found = found._replace(rows=self._bound_rows, bound="memory")
+            return found
 
     def reset(self) -> None:
         """Forget what was learned and measured; the bound stays."""
         with self._lock:
             self._metrics.reset()
-            self._strategy = STRATEGIES[self._config.strategy](self._config, self._start)
+            self._strategy = self._config.make_strategy(self._start)
             self._apply()
 
     def _apply(self) -> None:
-        size = self._strategy.size
+        size = self._config.clamp(round(self._strategy.size))
         self._size = size if self._bound_rows is None else min(size, self._bound_rows)

@@ -1,7 +1,8 @@
 """Chain: the steps that one task applies to each batch, with their meters.
 
 Covers compiled programs, functions of ``map_batches`` and limits. One chain belongs to one task; what chains
-of several tasks share (compiled programs, the schema that a first batch fixed) is made before.
+of several tasks share (compiled programs, the schema that a first batch fixed) is made before. Steps that keep
+batches on a device are in `dataflare.execute.device_chain`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dataflare.batch import SharedDataBatch
-    from dataflare.kernels.backend import CompiledProgram
+    from dataflare.execute.handover import Handover
+    from dataflare.kernels.backend import CompiledProgram, ProgramResult
+    from dataflare.kernels.cuda.placed import PlacedResult
     from dataflare.kernels.memory.column import HostColumn
 
 __all__ = ["Chain", "ComputeStage", "LimitStage", "MapBatchesStage", "SchemaLatch", "Stage"]
@@ -68,23 +71,38 @@ class ComputeStage:
         self._places: tuple[int, ...] = ()
 
     def columns(self, batch: SharedDataBatch) -> list[HostColumn]:
-        """Return the columns that the program reads, in its order."""
+        """Return the columns that the program reads, in its order and in host memory."""
+        columns = batch._columns
+        return [columns[place] for place in self.places(batch)]
+
+    def places(self, batch: SharedDataBatch) -> tuple[int, ...]:
+        """Return which columns of a batch the program reads, in its order."""
         schema = batch.schema
         if schema is not self._places_schema:
             names = list(schema.names)
             self._places = tuple(names.index(name) for name in self._required)
             self._places_schema = schema
-        columns = batch._columns
-        return [columns[place] for place in self._places]
+        return self._places
 
     def process(self, batch: SharedDataBatch) -> SharedDataBatch:
         """Run the program on the batch."""
-        meter = self.meter
         rows = batch.num_rows
         columns = self.columns(batch)
         began_s = perf_counter()
         result = self.compiled.run(columns, rows)
-        meter.kernel_s += perf_counter() - began_s
+        self.count(rows, result, perf_counter() - began_s)
+        return self._from_columns(
+            self._schema,
+            result.columns,
+            result.num_rows,
+            watermark=batch.watermark,
+            metadata=batch.metadata,
+        )
+
+    def count(self, rows: int, result: ProgramResult | PlacedResult, took_s: float) -> None:
+        """Count a batch."""
+        meter = self.meter
+        meter.kernel_s += took_s
         meter.batches += 1
         meter.rows_in += rows
         meter.rows_out += result.num_rows
@@ -94,13 +112,6 @@ class ComputeStage:
             meter.batches_on_cpu += result.on_cpu
             if result.lost_device is not None:
                 self._on_device_lost(*result.lost_device)
-        return self._from_columns(
-            self._schema,
-            result.columns,
-            result.num_rows,
-            watermark=batch.watermark,
-            metadata=batch.metadata,
-        )
 
 
 class SchemaLatch:
@@ -129,11 +140,12 @@ class SchemaLatch:
 class MapBatchesStage:
     """A user's function of whole batches; a class is built once, here."""
 
-    def __init__(self, name: str, fn: Callable[[Any], Any], latch: SchemaLatch) -> None:
+    def __init__(self, name: str, fn: Callable[[Any], Any], latch: SchemaLatch, handover: Handover) -> None:
         self.name = name
         self.meter = StageMeter(name, "processor")
-        self._fn = fn() if isinstance(fn, type) else fn
+        self._fn = handover.built(fn)
         self._latch = latch
+        self._handover = handover
 
     def process(self, batch: SharedDataBatch) -> SharedDataBatch | None:
         """Call the function; an empty batch (all its records were filtered out) is not worth a call."""
@@ -141,7 +153,7 @@ class MapBatchesStage:
             return None
         meter = self.meter
         began_s = perf_counter()
-        result = as_batch(self._fn(batch), self.name)
+        result = self.call(batch)
         meter.kernel_s += perf_counter() - began_s
         self._latch.check(self.name, result.schema)
         meter.batches += 1
@@ -150,6 +162,10 @@ class MapBatchesStage:
         if batch.watermark is not None and result.watermark is None:
             result = result.with_watermark(batch.watermark)
         return result
+
+    def call(self, batch: SharedDataBatch) -> SharedDataBatch:
+        """Return what the function makes of a batch in host memory."""
+        return self._handover.call(self._fn, batch.to_host())
 
 
 class LimitStage:
@@ -162,6 +178,7 @@ class LimitStage:
 
     def process(self, batch: SharedDataBatch) -> SharedDataBatch | None:
         """Return the batch, its head, or None when the limit was reached before."""
+        batch = batch.to_host()  # before anything counts: what is on a device may be lost
         meter = self.meter
         meter.batches += 1
         meter.rows_in += batch.num_rows
@@ -191,44 +208,14 @@ class Chain:
         return any(limit.remaining_rows <= 0 for limit in self._limits)
 
     def process(self, batch: SharedDataBatch) -> SharedDataBatch | None:
-        """Send a batch through all steps."""
+        """Send a batch through all steps; what comes out lies in host memory."""
         passed: SharedDataBatch | None = batch
         for stage in self.stages:
             self.current = stage.name
             if passed is None:
                 return None
             passed = stage.process(passed)
-        return passed
-
-
-def as_batch(value: Any, step: str) -> SharedDataBatch:
-    """Return what a ``map_batches`` function returned as a batch."""
-    from dataflare.batch import SharedDataBatch
-
-    if isinstance(value, SharedDataBatch):
-        return value
-    if isinstance(value, dict):
-        return _from_columns(value)
-    if hasattr(value, "__arrow_c_stream__") or hasattr(value, "__arrow_c_array__"):
-        return SharedDataBatch.from_arrow(value)
-    raise SchemaError(
-        f"{step} must return a SharedDataBatch, an Arrow record batch or table, a Polars or pandas frame, "
-        f"or a dict of columns (NumPy arrays, Arrow arrays or lists), not {type(value).__name__}."
-    )
-
-
-def _from_columns(columns: dict[str, Any]) -> SharedDataBatch:
-    import pyarrow as pa
-
-    from dataflare.batch import SharedDataBatch
-
-    if any(isinstance(column, list | tuple | pa.Array | pa.ChunkedArray) for column in columns.values()):
-        arrays = {
-            name: column if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array(column)
-            for name, column in columns.items()
-        }
-        return SharedDataBatch.from_arrow(pa.table(arrays))
-    return SharedDataBatch.from_columns(columns)
+        return passed if passed is None else passed.to_host()
 
 
 def _difference(expected: pa.Schema, got: pa.Schema) -> str:

@@ -48,6 +48,18 @@ class StageMeter:
         self.device_retries = 0
         self.batches_on_cpu = 0
 
+    def counts(self) -> tuple[int, ...]:
+        """Return what was counted so far, to be gone back to; times stay."""
+        return tuple(getattr(self, name) for name in _COUNTS)
+
+    def go_back(self, counts: tuple[int, ...]) -> None:
+        """Forget what was counted since: a batch begins again."""
+        for name, count in zip(_COUNTS, counts, strict=True):
+            setattr(self, name, count)
+
+
+_COUNTS = ("batches", "rows_in", "rows_out", "bytes_in", "bytes_out", "rows_dropped_null_predicate")
+
 
 def stage_reports(tasks: Iterable[tuple[float, list[StageMeter]]]) -> tuple[StageReport, ...]:
     """Add the meters of all tasks up by stage, in the order in which the stages first appear.

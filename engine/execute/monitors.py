@@ -10,15 +10,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dataflare.control.clock import Clock
-from dataflare.control.monitors import HostMemoryMonitor, MemoryMonitor
+from dataflare.control.monitors import HostMemoryMonitor
 
 if TYPE_CHECKING:
+    from dataflare.control.gpu_memory import GpuMemoryMonitor
     from dataflare.kernels.cuda.arena import DeviceArena
 
 __all__ = ["run_monitors"]
 
 
-def run_monitors(device: str, clock: Clock) -> tuple[MemoryMonitor, ...]:
+def run_monitors(device: str, clock: Clock) -> tuple[HostMemoryMonitor | GpuMemoryMonitor, ...]:
     """Return the monitors of a run on a device.
 
     A device's monitor has the name of the device ("cuda:1"), which is what `BackpressureController.forget_device`
@@ -32,7 +33,7 @@ def run_monitors(device: str, clock: Clock) -> tuple[MemoryMonitor, ...]:
     from dataflare.kernels.cuda.backends import cuda_backends
     from dataflare.kernels.cuda.gpu import CupyBackend
 
-    monitors: list[MemoryMonitor] = [host]
+    monitors: list[HostMemoryMonitor | GpuMemoryMonitor] = [host]
     for backend in cuda_backends(device):
         idle = arena_of(backend)
         if isinstance(backend, CupyBackend):

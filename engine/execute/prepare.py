@@ -9,27 +9,26 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import re
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dataflare.control.backpressure import Admission, BackpressureController
-from dataflare.control.batching import MOST_ROWS, AdaptiveBatcher, AdaptiveBatchingConfig
 from dataflare.control.budget import MemoryBudget, format_bytes
 from dataflare.control.clock import Clock
 from dataflare.control.credits import CreditConfig, CreditMode
-from dataflare.control.remembered import remembered_sizes
 from dataflare.execute.allotment import Allotment, standing_needs
-from dataflare.execute.chain import Chain, ComputeStage, LimitStage, MapBatchesStage, SchemaLatch, Stage
+from dataflare.execute.chain import Chain, ComputeStage
+from dataflare.execute.chain_making import ChainMaker
 from dataflare.execute.contiguous import ContiguousOutput
 from dataflare.execute.feasibility import StageNeed, fits, require_feasible
 from dataflare.execute.monitors import run_monitors
 from dataflare.execute.reading import PartitionQueue, PartitionReader, Reader, SharedReader
+from dataflare.execute.sizing import LEAST_ROWS, BatchSizing, function_key, work_key
 from dataflare.execute.widths import row_bytes
-from dataflare.kernels.errors import CompileError, DataFlareError, MemoryLimitError, RunError
+from dataflare.kernels.errors import CompileError, MemoryLimitError, RunError
 from dataflare.kernels.memory.pool import default_pool
-from dataflare.observe.curve import Curve
+from dataflare.observe.curves import CurveRecorder
 from dataflare.optimize.placement import place
 from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan, PhysicalStep
 
@@ -39,12 +38,8 @@ if TYPE_CHECKING:
     from dataflare.options import MathOption, RunOptions
     from dataflare.sources.base import BatchSource
 
-__all__ = ["PreparedRun", "prepare_run"]
+__all__ = ["PreparedRun", "prepare_run", "preview_run"]
 
-_FIRST_BATCH_BYTES = 4 << 20
-_FIRST_BATCH_OF_LOCAL_FILES_BYTES = 12 << 20  # each batch costs 0.2 ms, and decoding fills the caches anyway
-_FIRST_BATCH_IN_MEMORY_BYTES = 48 << 20  # nothing is held in memory for it but its result
-_LEAST_ROWS = 1024
 _LEAST_ROWS_A_TASK = 32_768  # below this a second core costs more to wake than it computes
 _LEAST_TURNS = 4
 _UNBOUNDED_CREDITS = 1 << 50
@@ -54,7 +49,9 @@ _run_numbers = itertools.count(1)
 class PreparedRun:
     """The decisions about one run, and what its tasks share. Made by `prepare_run`."""
 
-    def __init__(self, plan: PhysicalPlan, options: RunOptions, clock: Clock) -> None:
+    def __init__(
+        self, plan: PhysicalPlan, options: RunOptions, clock: Clock, *, compiles: bool = True
+    ) -> None:
         self.run_id = f"run-{os.getpid()}-{next(_run_numbers)}"
         self.plan = plan
         self.options = options
@@ -68,11 +65,10 @@ class PreparedRun:
         cut = next((place for place, step in enumerate(steps) if isinstance(step, LimitStep)), len(steps))
         self._worker_steps = steps[:cut]
         self._tail_steps = steps[cut:]  # a limit and what follows it see the stream in order, beside the sink
-        self._latches: dict[int, SchemaLatch] = {}
 
         began_s = time.perf_counter()
         try:
-            self._compiled = _compile(steps, self.device, options.math)
+            self._compiled = _compile(steps, self.device, options.math) if compiles else {}
         except CompileError:
             if options.device != "auto" or self.device == "cpu":
                 raise
@@ -82,6 +78,7 @@ class PreparedRun:
         self._early_compile_s = sum(compiled.compile_s for compiled in self._compiled.values())
         self.lost_devices: dict[str, str] = {}
         """Devices that were lost, and why; their work is done on the CPU."""
+        self._chains = ChainMaker(steps, self.device, self._compiled)
 
         self.monitors = run_monitors(self.device, clock)
         self.in_memory = bool(getattr(plan.source, "in_memory", False))
@@ -95,18 +92,30 @@ class PreparedRun:
         if source.size_bytes and rows:
             read_bytes = source.size_bytes / rows
         out_bytes = row_bytes(plan.schema) if plan.schema is not None else read_bytes
+        self._source_bytes_per_row = read_bytes
         self._out_bytes_per_row = out_bytes
         self.read_bytes_per_row = 0.0 if self.in_memory else read_bytes
         self.bytes_per_row = max(1.0, self.read_bytes_per_row + out_bytes)
         """Estimated bytes that one input record keeps alive until the sink has taken it; tasks correct it."""
         cores = options.workers if options.workers is not None else _default_workers(self.device)
         self._decide_tasks(cores)
-        while cores > 1 and not fits(self._needs(source, _LEAST_ROWS), self.allotment.limit_bytes):
+        while cores > 1 and not fits(self._needs(source, LEAST_ROWS), self.allotment.limit_bytes):
             cores -= 1  # rather slowly than not at all
             self._decide_tasks(cores)
 
-        self.batcher = self._make_batcher(max(1.0, read_bytes + out_bytes))
-        self.least_rows = min(self.batcher.config.min_size, _LEAST_ROWS)
+        self.batch_bytes_per_row = max(1.0, read_bytes + out_bytes)
+        """Estimated bytes of one input record and its result, wherever they lie."""
+        self.sizing = BatchSizing(
+            options.batching,
+            self._work_key(),
+            fused=self.fused,
+            in_memory=self.in_memory,
+            bytes_per_row=self.batch_bytes_per_row,
+            tasks=self.processor_tasks or self.source_tasks,
+            clock=clock,
+        )
+        self.batcher = self.sizing.batcher
+        self.least_rows = self.sizing.least_rows
         self.budget = MemoryBudget(options.memory_limit)
         self._set_aside(source)
         self.controller = BackpressureController(
@@ -117,15 +126,14 @@ class PreparedRun:
         )
         for task in self.source_task_names:
             self.controller.register_task(task)
-        self._admitted: set[Admission] = set()
+        self._admitted: dict[Admission, float] = {}
         self.contiguous = self._make_contiguous()
         self.turn_rows = max(
             SharedReader.LEAST_ROWS, -(-(self.num_rows or 0) // (_LEAST_TURNS * self.workers))
         )
         """Records that a task works on before it looks at its mailbox again, where all share one output."""
         self.began_s = clock()
-        self.batch_curve = Curve()
-        self.credit_curve = Curve()
+        self.curves = CurveRecorder(self.monitors)
         self.queue = PartitionQueue(self.partitions, self.limit_rows)
         self._shared: SharedReader | None = None
         if self.in_memory:
@@ -193,12 +201,11 @@ class PreparedRun:
 
     def make_worker_chain(self) -> Chain:
         """Return the steps for one task that computes; classes of ``map_batches`` are built here."""
-        return Chain([self._stage(step, number) for number, step in enumerate(self._worker_steps, 1)])
+        return self._chains.make(self._worker_steps, self._note_lost)
 
     def make_tail_chain(self) -> Chain:
         """Return the steps that run beside the sink, where the stream is in order."""
-        first = len(self._worker_steps) + 1
-        return Chain([self._stage(step, number) for number, step in enumerate(self._tail_steps, first)])
+        return self._chains.make(self._tail_steps, self._note_lost)
 
     def admit(self, task: str, *, alone: bool) -> Admission | None:
         """Admit the next batch of a source task, or None: then the task waits for a batch of its own to be consumed.
@@ -213,26 +220,38 @@ class PreparedRun:
         if admission is None and self._goes_on_without_lost_devices():
             admission = self.controller.admit(task, rows, self.bytes_per_row, least_rows=least_rows)
         if admission is not None:
-            self._admitted.add(admission)
+            self._admitted[admission] = self.late_compile_s
             self._trim_pool(admission)
         return admission
 
     def withdraw(self, admission: Admission) -> None:
         """Take an admission back that was not used: there was nothing to read."""
-        self._admitted.discard(admission)
+        self._admitted.pop(admission, None)
         admission.cancel()
 
     def end(self) -> None:
         """Take back what was admitted and not consumed: batches of a run that failed or was stopped."""
         while self._admitted:
-            self._admitted.pop().cancel()
+            self._admitted.popitem()[0].cancel()
 
     def settle(self, admission: Admission, rows: int, work_s: float) -> None:
         """Book a batch of ``rows`` input records as consumed; all work on it took ``work_s``."""
-        self._admitted.discard(admission)
+        compiled_s = self._admitted.pop(admission, None)
+        if rows:
+            self.curves.note_batch(
+                self.clock() - self.began_s,
+                rows,
+                rows * (self.read_bytes_per_row or self._source_bytes_per_row),
+                work_s,
+                in_flight_rows=self.controller.in_flight,
+                reserved_bytes=self.budget.reserved_bytes,
+            )
         admission.settle(work_s)
         if rows:
-            self.batcher.record_batch(rows, work_s)
+            # Data in memory has as many records as are asked for: fewer were cut on purpose.
+            asked_rows = rows if self.in_memory else admission.asked_rows
+            compiling = compiled_s != self.late_compile_s
+            self.sizing.record_batch(rows, work_s, asked_rows=asked_rows, steady=not compiling)
 
     def note_read(self, admission: Admission, rows: int, nbytes: int) -> None:
         """Correct what is known about bytes by a batch that was read."""
@@ -251,12 +270,6 @@ class PreparedRun:
             f"more than the memory limit of {format_bytes(self.budget.limit_bytes or 0)} leaves to {task}. "
             "Raise memory_limit."
         )
-
-    def note_batch(self, at_s: float, rows: int) -> None:
-        """Add a point to the curves."""
-        at_s -= self.began_s
-        if self.batch_curve.add(at_s, rows):
-            self.credit_curve.add(at_s, self.controller.in_flight)
 
     def keep(self, nbytes: int, admission: Admission | None) -> None:
         """Count bytes of a batch that the sink keeps until the run is over, out of what was set aside for it.
@@ -292,8 +305,7 @@ class PreparedRun:
 
     def remember(self) -> None:
         """Keep the batch size for the next run of the same work."""
-        if self.options.batching is None and self.batcher.metrics.batch_count >= 4:
-            remembered_sizes().remember(self._key(), self.batcher.found)
+        self.sizing.remember()
 
     def _trim_pool(self, admission: Admission) -> None:
         """Give memory that lies idle back to the system where, with what is reserved, it would exceed the limit."""
@@ -322,53 +334,20 @@ class PreparedRun:
             self._note_lost(device, lost[device])
         return bool(moved)
 
-    def _stage(self, step: PhysicalStep, number: int) -> Stage:
-        if isinstance(step, ComputeStep):
-            compiled = self._compiled[id(step)]
-            return ComputeStage(f"compute {number}: {_functions(compiled)}", compiled, self._note_lost)
-        if isinstance(step, MapBatchesStep):
-            latch = self._latches.setdefault(id(step), SchemaLatch(step.output_schema))
-            name = getattr(step.fn, "__qualname__", type(step.fn).__qualname__)
-            label = f"map_batches {number}: {name}"
-            try:
-                return MapBatchesStage(label, step.fn, latch)
-            except DataFlareError:
-                raise
-            except Exception as error:
-                raise RunError(f"{label} could not be built: {type(error).__name__}: {error}") from error
-        return LimitStage(step.rows)
-
     def _local_files(self, cores: int) -> bool:
         local = bool(getattr(self.plan.source, "is_local", False))
         enough = len(self.partitions) >= 2 * cores  # else one worker would read what all compute
         return local and enough and bool(self._worker_steps) and self.limit_rows is None
 
-    def _make_batcher(self, bytes_per_row: float) -> AdaptiveBatcher:
-        if self.options.batching is not None:
-            return AdaptiveBatcher(self.options.batching, self.clock)
-        found = remembered_sizes().recall(self._key())
-        first_bytes = _FIRST_BATCH_BYTES
-        if self.fused:
-            first_bytes = (
-                _FIRST_BATCH_IN_MEMORY_BYTES if self.in_memory else _FIRST_BATCH_OF_LOCAL_FILES_BYTES
-            )
-        first = int(first_bytes / bytes_per_row) // 64 * 64
-        least = min(max(first, _LEAST_ROWS), MOST_ROWS)
-        # Who reads and computes at once waits for nobody, and smaller batches only cost more turns: from here sizes
-        # can only grow, as far as the memory limit lets them. Those of local files would gain nothing by that, and
-        # the run would take more memory the longer it lasts.
-        floor = least if self.fused else AdaptiveBatchingConfig().min_size
-        ceiling = least if self.fused and not self.in_memory else AdaptiveBatchingConfig().max_size
-        config = AdaptiveBatchingConfig(initial_size=least, min_size=floor, max_size=ceiling)
-        return AdaptiveBatcher(config, self.clock, start=found)
-
-    def _key(self) -> str:
-        steps = [
-            self._compiled[id(step)].program.key if isinstance(step, ComputeStep) else repr(step)
-            for step in self._worker_steps
-        ]
+    def _work_key(self) -> str:
+        steps = []
+        for step in self._worker_steps:
+            if isinstance(step, MapBatchesStep):
+                steps.append(function_key(step.fn))
+            elif isinstance(step, ComputeStep):
+                steps.append(step.program.key)
         schema = self.plan.source.schema
-        return "|".join([self.device, str(self.fused), schema.to_string(), *steps])
+        return work_key(self.device, self.workers, self.fused, self.in_memory, schema, steps)
 
     def _needs(self, source: BatchSource, rows: int) -> list[StageNeed]:
         """Return what the stages need to get on at all, with batches of so many records."""
@@ -382,7 +361,8 @@ class PreparedRun:
     def _set_aside(self, source: BatchSource) -> None:
         """Set aside what is held to the end, and one smallest batch for each task; refuse what does not fit."""
         tasks = self.source_tasks
-        require_feasible(self._needs(source, self.least_rows), self.budget.limit_bytes, self.least_rows)
+        self.needs = self._needs(source, self.least_rows)
+        require_feasible(self.needs, self.budget.limit_bytes, self.least_rows)
         standing = standing_needs(source, self.source_name, self.plan.sink, self.sink_name, tasks)
         for need in standing:
             self.budget.reserve(need.stage, need.total_bytes)
@@ -395,6 +375,8 @@ class PreparedRun:
         """Return one output for all tasks, where the program, the source and the sink allow it."""
         steps = self._worker_steps
         if not (self.in_memory and len(steps) == 1 and not self._tail_steps):
+            return None
+        if not self._compiled:  # a preview
             return None
         if not self.num_rows or self.num_rows <= SharedReader.LEAST_ROWS or self.options.batching is not None:
             return None
@@ -428,6 +410,19 @@ def prepare_run(plan: PhysicalPlan, options: RunOptions, clock: Clock = time.mon
     return PreparedRun(plan, options, clock)
 
 
+def preview_run(plan: PhysicalPlan, options: RunOptions) -> PreparedRun:
+    """Decide the same without compiling: what comes of it can be looked at, but not be run.
+
+    Raises
+    ------
+    MemoryLimitError
+        As of `prepare_run`.
+    DeviceUnavailableError
+        The device that was asked for is not there.
+    """
+    return PreparedRun(plan, options, time.monotonic, compiles=False)
+
+
 def usable_cores() -> int:
     """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -451,12 +446,6 @@ def _compile(
     from dataflare.kernels.backend import compile_program
 
     return {id(step): compile_program(step.program, device, math=math_option) for step in programs}
-
-
-def _functions(compiled: CompiledProgram) -> str:
-    """Name the functions of a program, with the file's name but not its folders."""
-    names = [re.sub(r"\(.*[/\\]", "(", name) for name in compiled.program.functions]
-    return ", ".join(names) if names else "columns"
 
 
 def _engine_credits(least_rows: int) -> CreditConfig:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from dataflare.control.credits import CreditMode
+from dataflare.execute.device_use import DeviceUse
 from dataflare.execute.memory_use import MemoryUse
 from dataflare.execute.prepare import PreparedRun, prepare_run
 from dataflare.execute.runtime import load_runtime
@@ -18,6 +20,7 @@ from dataflare.observe.report import RunReport
 
 if TYPE_CHECKING:
     from dataflare.execute.outcome import Outcome
+    from dataflare.observe.curves import RunCurves
     from dataflare.observe.progress import ProgressEvent
     from dataflare.options import ProgressOption, RunOptions
     from dataflare.plan.physical import PhysicalPlan
@@ -41,13 +44,15 @@ def run_plan(plan: PhysicalPlan, options: RunOptions) -> RunReport:
     began_s = time.perf_counter()
     runtime = load_runtime(options.runtime)
     run = prepare_run(plan, options)
-    memory = MemoryUse()
+    memory, device = MemoryUse(), DeviceUse(run.device)
     with _subscribers(options.progress) as subscribers:
         outcome = runtime.run(run, subscribers)
-    return _report(run, outcome, memory, time.perf_counter() - began_s)
+    return _report(run, outcome, memory, device, time.perf_counter() - began_s)
 
 
-def _report(run: PreparedRun, outcome: Outcome, memory: MemoryUse, wall_s: float) -> RunReport:
+def _report(
+    run: PreparedRun, outcome: Outcome, memory: MemoryUse, device: DeviceUse, wall_s: float
+) -> RunReport:
     stages = outcome.stages
     read = sum(stage.bytes_in for stage in stages if stage.kind == "source")
     source = run.plan.source
@@ -67,12 +72,24 @@ def _report(run: PreparedRun, outcome: Outcome, memory: MemoryUse, wall_s: float
         compile_s=run.compile_s + run.late_compile_s,
         stages=stages,
         peak_host_bytes=run.budget.peak_bytes,
+        peak_device_bytes=device.peak_bytes,
         unaccounted_bytes=memory.unaccounted_bytes(run.budget.peak_bytes),
         rows_dropped_null_predicate=outcome.rows_dropped_null_predicate,
         lost_devices=dict(run.lost_devices),
+        monitor_errors={**run.curves.monitor_errors, **run.controller.snapshot().monitor_errors},
         files=outcome.files,
-        batch_size_curve=run.batch_curve.points(),
-        credit_curve=run.credit_curve.points(),
+        batch_size=run.batcher.found if outcome.batches else None,
+        curves=_curves(run),
+    )
+
+
+def _curves(run: PreparedRun) -> RunCurves:
+    """Return the curves of the run, with the bounds that its controllers worked to."""
+    batching, flow = run.batcher.config, run.controller.config
+    return run.curves.curves(
+        memory_limit_bytes=run.budget.limit_bytes,
+        latency_target_s=None if batching.strategy == "fixed" else batching.latency_target_s,
+        pressure_threshold=flow.memory_threshold if flow.mode is CreditMode.ADAPTIVE else None,
     )
 
 

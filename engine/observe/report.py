@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dataflare.control.budget import format_bytes
-from dataflare.observe.curve import CurvePoint
+from dataflare.kernels.errors import SinkError
+from dataflare.observe.curves import CurvePoint, RunCurves
+from dataflare.observe.sizes import format_seconds, size_text
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
-__all__ = ["RunReport", "StageReport"]
+    from dataflare.control.strategies import FoundSize
+
+__all__ = ["STAGE_COLUMNS", "RunReport", "StageReport", "format_rate", "stage_cells"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +72,8 @@ class RunReport:
     peak_host_bytes: int
     """The most bytes of batches that were reserved at once."""
     peak_device_bytes: int | None = None
-    """None: no device but the host was used."""
+    """The most bytes that programs had of one device's memory at once, those that lay idle for the next batch included.
+    None: the run had no device but the host."""
     unaccounted_bytes: int | None = None
     """Growth of the process during the run that neither reservations nor the pool explain."""
     rows_dropped_null_predicate: int = 0
@@ -75,11 +81,23 @@ class RunReport:
     dead_letters: int = 0
     lost_devices: Mapping[str, str] = field(default_factory=dict)
     """Devices that were lost while running, and why: the CPU went on in their place."""
+    monitor_errors: Mapping[str, str] = field(default_factory=dict)
+    """Devices whose memory could at some time not be read, and why: the reading before counted meanwhile."""
     files: tuple[str, ...] = ()
-    batch_size_curve: tuple[CurvePoint, ...] = field(default=(), repr=False)
-    """Rows of the batches over time, thinned to a bounded number of points."""
-    credit_curve: tuple[CurvePoint, ...] = field(default=(), repr=False)
-    """Records in flight over time, thinned likewise."""
+    batch_size: FoundSize | None = None
+    """Rows of a batch at the end of the run, what keeps them there, and what batches and rows cost by then."""
+    curves: RunCurves = field(default_factory=RunCurves, repr=False)
+    """Batch size, rate, latency, credits and memory over time."""
+
+    @property
+    def batch_size_curve(self) -> tuple[CurvePoint, ...]:
+        """Rows of the batches over time."""
+        return self.curves.points("batch_rows")
+
+    @property
+    def credit_curve(self) -> tuple[CurvePoint, ...]:
+        """Records in flight over time."""
+        return self.curves.points("in_flight_rows")
 
     @property
     def rows_per_s(self) -> float | None:
@@ -97,32 +115,80 @@ class RunReport:
         return sum(stage.batches_on_cpu for stage in self.stages)
 
     def __str__(self) -> str:
-        lines = [self._headline(), self._memory_line()]
+        lines = [self.headline, self.memory_line]
         width = max([len(stage.name) for stage in self.stages], default=0)
         for stage in self.stages:
             lines.append(f"  {stage.name:<{width}}  {_rows(stage):>27}  {_times(stage)}")
-        lines += [f"  {text}" for text in self._remarks()]
+        lines += [f"  {text}" for text in self.remarks]
         return "\n".join(lines)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.table import Table
         from rich.text import Text
 
-        yield Text(self._headline(), style="bold")
+        yield Text(self.headline, style="bold")
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("stage", min_width=12)
-        rows = [_cells(stage) for stage in self.stages]
-        for place, title in enumerate(_COLUMNS):
+        rows = [stage_cells(stage) for stage in self.stages]
+        for place, title in enumerate(STAGE_COLUMNS):
             width = max([len(title), *(len(row[place]) for row in rows)])
             table.add_column(title, justify="right", no_wrap=True, min_width=width)
         for stage, row in zip(self.stages, rows, strict=True):
             table.add_row(Text(stage.name, no_wrap=True, overflow="ellipsis"), *row)
         yield table
-        yield Text(self._memory_line(), style="dim")
-        for remark in self._remarks():
+        yield Text(self.memory_line, style="dim")
+        for remark in self.remarks:
             yield Text(remark)
 
-    def _headline(self) -> str:
+    def write_curves(self, path: str | Path) -> None:
+        """Draw the curves into a file, replacing one that is there; its ending says what it is.
+
+        Parameters
+        ----------
+        path
+            Ends in ``.svg`` or ``.png`` for the picture, in ``.html`` for the page of `to_html`.
+
+        Raises
+        ------
+        OptionError
+            The ending is another one, the folder is not there, or matplotlib is missing
+            (``pip install 'dataflare[plot]'``).
+        SinkError
+            The file cannot be written.
+        """
+        from dataflare.observe.drawing import draw_curves, picture_kind
+
+        kind = picture_kind(path)
+        if kind == "html":
+            content = self.to_html().encode()
+        else:
+            content = draw_curves(self.curves, kind, title=self.headline)
+        try:
+            Path(path).write_bytes(content)
+        except OSError as error:
+            raise SinkError(f"{path} cannot be written: {error.strerror}.") from error
+
+    def to_html(self) -> str:
+        """Return a page with the table of stages and the curves, which loads nothing from elsewhere.
+
+        Raises
+        ------
+        OptionError
+            matplotlib is missing (``pip install 'dataflare[plot]'``).
+        """
+        from dataflare.observe.drawing import draw_curves
+        from dataflare.observe.html import report_page
+
+        return report_page(self, draw_curves(self.curves, "svg").decode())
+
+    def _repr_html_(self) -> str:
+        from dataflare.observe.html import report_table
+
+        return report_table(self)
+
+    @property
+    def headline(self) -> str:
+        """Rows, seconds, rate and where it ran, in one line."""
         rate = self.rows_per_s
         speed = f", {format_rate(rate)}" if rate is not None else ""
         return (
@@ -131,7 +197,9 @@ class RunReport:
             f"compiled in {format_seconds(self.compile_s)})"
         )
 
-    def _memory_line(self) -> str:
+    @property
+    def memory_line(self) -> str:
+        """Bytes moved and peaks of memory, in one line."""
         parts = [
             f"{format_bytes(self.bytes_in)} in, {format_bytes(self.bytes_out)} out",
             f"peak of batches {format_bytes(self.peak_host_bytes)}",
@@ -142,14 +210,22 @@ class RunReport:
             parts.append(f"unaccounted {format_bytes(self.unaccounted_bytes)}")
         return "memory: " + ", ".join(parts)
 
-    def _remarks(self) -> list[str]:
+    @property
+    def remarks(self) -> list[str]:
+        """What else one should know of the run, a sentence each."""
         remarks = []
+        if self.batch_size is not None:
+            remarks.append(f"batch size: {size_text(self.batch_size)}")
         if self.rows_dropped_null_predicate:
             remarks.append(f"{self.rows_dropped_null_predicate:,} rows dropped: filter condition was null")
         if self.dead_letters:
             remarks.append(f"{self.dead_letters:,} rows went to the dead-letter sink")
         remarks += [
             f"{device} was lost while running: {reason}" for device, reason in self.lost_devices.items()
+        ]
+        remarks += [
+            f"{device} memory could not always be read, and an earlier reading counted: {reason}"
+            for device, reason in self.monitor_errors.items()
         ]
         if self.device_retries:
             remarks.append(
@@ -163,18 +239,6 @@ class RunReport:
         return remarks
 
 
-def format_seconds(seconds: float) -> str:
-    """Return a duration as a person reads it: ``830 us``, ``12.4 ms``, ``3.21 s``, ``2 min 5 s``."""
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.0f} us"
-    if seconds < 1.0:
-        return f"{seconds * 1e3:.1f} ms"
-    if seconds < 60.0:
-        return f"{seconds:.2f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s"
-
-
 def format_rate(rows_per_s: float) -> str:
     """Return a rate as a person reads it: ``850 rows/s``, ``1.25 G rows/s``."""
     for factor, unit in ((1e9, "G "), (1e6, "M "), (1e3, "k ")):
@@ -183,10 +247,12 @@ def format_rate(rows_per_s: float) -> str:
     return f"{rows_per_s:.3g} rows/s"
 
 
-_COLUMNS = ("tasks", "rows in", "rows out", "batches", "read", "kernel", "write", "wait")
+STAGE_COLUMNS = ("tasks", "rows in", "rows out", "batches", "read", "kernel", "write", "wait")
+"""What the table of stages shows of each, beside its name."""
 
 
-def _cells(stage: StageReport) -> list[str]:
+def stage_cells(stage: StageReport) -> list[str]:
+    """Return what stands below `STAGE_COLUMNS` for a stage."""
     seconds = (stage.read_s, stage.kernel_s, stage.write_s, stage.wait_s)
     counts = (stage.tasks, stage.rows_in, stage.rows_out, stage.batches)
     return [f"{count:,}" for count in counts] + [format_seconds(value) if value else "-" for value in seconds]

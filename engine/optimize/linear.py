@@ -48,7 +48,8 @@ def _(node: RecordStep) -> tuple[LinearStep, ...]:
 
 @linearise.register
 def _(node: MapBatches) -> tuple[LinearStep, ...]:
-    return (*linearise(node.input), MapBatchesStep(node.fn, known_schema(node.input), node.output_schema))
+    step = MapBatchesStep(node.fn, known_schema(node.input), node.output_schema, node.batch_format)
+    return (*linearise(node.input), step)
 
 
 @linearise.register

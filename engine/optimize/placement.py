@@ -2,19 +2,22 @@
 
 A stated model of time per record. On the CPU, the slower of moving the bytes and of computing, on all cores. On a
 GPU, the slowest of copying in, computing and copying out, which overlap, and a share of what each batch costs by
-itself. The rates are measured (`calibration`). Work that is small however it runs stays on the CPU, and nobody looks
-for a GPU for it: that alone takes longer. Does not split a plan between devices.
+itself. The rates are measured (`calibration`). Where steps leave batches on the GPU, nothing is copied in between.
+Work that is small however it runs stays on the CPU, and nobody looks for a GPU for it: that alone takes longer.
+Batches that lie on a device, and functions that take CuPy arrays, decide before any model. Does not split a plan
+between devices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dataflare.execute.widths import row_bytes
-from dataflare.plan.physical import ComputeStep, PhysicalPlan
+from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan, PhysicalStep
+from dataflare.plan.residence import staying, takes_on_device
 
 if TYPE_CHECKING:
     from dataflare.kernels.devices.detection import CudaDetection
@@ -63,6 +66,9 @@ class RecordWork:
     in_bytes: float
     out_bytes: float
     steps: float
+    up_bytes: float | None = None
+    """What of that is copied to a device, and back; None for all: only batches that stay there are spared it."""
+    down_bytes: float | None = None
 
     def cpu_s(self, rates: DeviceRates, cores: int) -> float:
         """Return the seconds of a record on a CPU."""
@@ -72,10 +78,12 @@ class RecordWork:
     def gpu_parts_s(self, rates: DeviceRates, gpus: int) -> tuple[float, float, float, float]:
         """Return the seconds of a record for copying in, computing, copying out, and its share of a batch."""
         batch_share = (self.in_bytes + self.out_bytes) / _BATCH_BYTES
+        up_bytes = self.in_bytes if self.up_bytes is None else self.up_bytes
+        down_bytes = self.out_bytes if self.down_bytes is None else self.down_bytes
         return (
-            self.in_bytes / rates.up_bytes_per_s / gpus,
+            up_bytes / rates.up_bytes_per_s / gpus,
             self.steps / rates.gpu_steps_per_s / gpus,
-            self.out_bytes / rates.down_bytes_per_s / gpus,
+            down_bytes / rates.down_bytes_per_s / gpus,
             rates.batch_s * batch_share / gpus,
         )
 
@@ -113,20 +121,25 @@ def place(
     if options.device != "auto":
         slow = ": plain Python, slow, to debug functions" if options.device == "python" else ""
         return Placement(options.device, f"asked for{slow}")
+    source_device = getattr(plan.source, "device", "cpu")
+    if source_device != "cpu":
+        return Placement(source_device, "chosen by auto: the batches lie there")
     programs = [step.program for step in plan.steps if isinstance(step, ComputeStep)]
+    takes_cupy = any(isinstance(step, MapBatchesStep) and step.batch_format == "cupy" for step in plan.steps)
+    if takes_cupy and options.math != "exact":
+        found = (detect or _detect)()
+        if found.usable:
+            return Placement("cuda", "chosen by auto: map_batches takes CuPy arrays")
+        return _cpu(found.reason)
     if not programs:
         return _cpu("there is nothing to compute")
-    work = record_work(programs)
+    work = _with_copies(record_work(programs), plan.steps)
     rows = plan.source.num_rows
     if rows is not None and rows * work.cpu_s(ASSUMED, 1) < _SMALL_S:
         return _cpu("too little work for a GPU")
     if options.math == "exact":
         return _cpu("math='exact' is the C library's")
-    if detect is None:
-        from dataflare.kernels.devices.detection import cuda_detection
-
-        detect = cuda_detection
-    found = detect()
+    found = (detect or _detect)()
     if not found.usable:
         return _cpu(found.reason)
     if rates_of is None:
@@ -155,6 +168,32 @@ def record_work(programs: Iterable[RecordProgram]) -> RecordWork:
     return RecordWork(*(sum(part) for part in zip(*works, strict=True)))
 
 
+def _with_copies(work: RecordWork, steps: Sequence[PhysicalStep]) -> RecordWork:
+    """Return the work of a plan with what it copies to a GPU and back, where batches stay there between steps."""
+    stays = staying(steps, "cuda")
+    if not any(stays):
+        return work
+    up_bytes = down_bytes = 0.0
+    arrives = False
+    for step, leaves_there in zip(steps, stays, strict=True):
+        if takes_on_device(step, "cuda"):
+            in_bytes, out_bytes = _row_bytes(step)
+            up_bytes += 0.0 if arrives else in_bytes
+            down_bytes += 0.0 if leaves_there else out_bytes
+        arrives = leaves_there
+    return replace(work, up_bytes=up_bytes, down_bytes=down_bytes)
+
+
+def _row_bytes(step: PhysicalStep) -> tuple[float, float]:
+    """Return the bytes of a record that a step is given and gives; 0 where its schema is not known before."""
+    if isinstance(step, ComputeStep):
+        return _program_work(step.program)[0], row_bytes(step.program.output_schema)
+    if isinstance(step, LimitStep):
+        return 0.0, 0.0
+    given, made = step.input_schema, step.output_schema
+    return 0.0 if given is None else row_bytes(given), 0.0 if made is None else row_bytes(made)
+
+
 @lru_cache(maxsize=256)
 def _program_work(program: RecordProgram) -> tuple[float, float, float]:
     """Return bytes in, bytes out and steps; every run asks, and most ask again."""
@@ -176,6 +215,12 @@ def _steps(roots: Iterable[Node]) -> float:
     return sum(
         _STEPS.get(node.op, 1.0) * _LOOP_TURNS**node.depth for node in nodes_of(roots) if node.op not in _FREE
     )
+
+
+def _detect() -> CudaDetection:
+    from dataflare.kernels.devices.detection import cuda_detection
+
+    return cuda_detection()
 
 
 def _cpu(reason: str) -> Placement:

@@ -17,8 +17,17 @@ from dataflare.kernels.udf.stages import (
     Stage,
     WithColumnsStage,
 )
+from dataflare.plan.formats import check_format, check_types
 from dataflare.plan.frozen import freeze_function
-from dataflare.plan.logical import Limit, LogicalNode, MapBatches, RecordStep, require_schema, step_number
+from dataflare.plan.logical import (
+    Limit,
+    LogicalNode,
+    MapBatches,
+    RecordStep,
+    known_schema,
+    require_schema,
+    step_number,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,11 +107,18 @@ def add_limit(node: LogicalNode, rows: Any) -> LogicalNode:
     return Limit(node, rows)
 
 
-def add_map_batches(node: LogicalNode, fn: Callable[[Any], Any], schema: Any) -> LogicalNode:
+def add_map_batches(
+    node: LogicalNode, fn: Callable[[Any], Any], schema: Any, batch_format: Any = "batch"
+) -> LogicalNode:
     """Return `node` followed by a user's function of batches."""
     if not callable(fn):
         raise OptionError(f"map_batches takes a function of a batch, or a class, not {fn!r}.")
-    return MapBatches(node, fn, None if schema is None else _as_schema(schema))
+    form = check_format(batch_format)
+    step = MapBatches(node, fn, None if schema is None else _as_schema(schema), form)
+    given = known_schema(node)
+    if given is not None:
+        check_types(f"{step.label} at step {step_number(step)}", form, given)
+    return step
 
 
 def _record_step(node: LogicalNode, method: str, stage: Stage) -> LogicalNode:

@@ -5,8 +5,8 @@ Covers describing plans without running them. What a run did is `dataflare.obser
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from html import escape
 from types import MappingProxyType
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from dataflare.kernels.udf.source import describe_function
 from dataflare.kernels.udf.stages import FilterStage, MapStage, SelectStage, Stage, WithColumnsStage
 from dataflare.options import RunOptions
+from dataflare.plan.formats import describe_format
 from dataflare.plan.logical import Limit, LogicalNode, MapBatches, RecordStep, Scan, known_schema
 from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan
+from dataflare.plan.residence import describe_moves
 from dataflare.plan.vectors import run_text
 
 if TYPE_CHECKING:
@@ -51,21 +53,22 @@ class Explanation:
         From the source to the sink.
     schema
         Of the output, None while a `map_batches` without a schema leaves it open.
+    run
+        Facts about the run as a whole, by name: "tasks", "batch size" with what earlier runs of the same work found,
+        and "memory"; or "refused", when it would not begin.
     """
 
     device: str
     stages: tuple[StageExplanation, ...]
     schema: pa.Schema | None
+    run: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [f"device: {self.device}"]
         for number, stage in enumerate(self.stages):
             lines.append(f"{number:>2} {stage.kind:<12}{stage.title}")
-            width = max((len(name) for name in stage.facts), default=0)
-            for name, text in stage.facts.items():
-                first, *others = text.splitlines()
-                lines.append(f"     {name:<{width}}  {first}")
-                lines += [f"     {'':<{width}}  {line}" for line in others]
+            lines += _fact_lines(stage.facts, "     ")
+        lines += _fact_lines(self.run, "")
         lines.append(f"output: {_schema_text(self.schema)}")
         return "\n".join(lines)
 
@@ -84,14 +87,23 @@ def explain_plan(plan: PhysicalPlan, options: RunOptions, source: BatchSource) -
     source
         The source as the user named it, before columns and records were left out.
     """
+    from dataflare.execute.outlook import outlook
     from dataflare.execute.prepare import usable_cores
     from dataflare.optimize.placement import place
 
     placement = place(plan, options, options.workers or usable_cores())
     stages = [_explain_source(plan, source)]
-    stages += [_explain_step(step, options, placement.device) for step in plan.steps]
+    moves = describe_moves(plan.steps, placement.device, getattr(plan.source, "device", "cpu"))
+    for step, text in zip(plan.steps, moves, strict=True):
+        stage = _explain_step(step, options, placement.device)
+        stages.append(replace(stage, facts=_facts({**stage.facts, "batches": text})))
     stages.append(StageExplanation("sink", plan.sink.description, _facts({})))
-    return Explanation(f"{placement.device} ({placement.reason})", tuple(stages), plan.schema)
+    return Explanation(
+        device=f"{placement.device} ({placement.reason})",
+        stages=tuple(stages),
+        schema=plan.schema,
+        run=_facts(outlook(plan, options)),
+    )
 
 
 def outline(node: LogicalNode, sink: str | None) -> str:
@@ -144,6 +156,7 @@ def _(step: MapBatchesStep, options: RunOptions, device: str) -> StageExplanatio
     name = getattr(step.fn, "__qualname__", type(step.fn).__qualname__)
     facts = {
         "runs": "in Python as it is" + (", built once a worker" if isinstance(step.fn, type) else ""),
+        "takes": describe_format(step.batch_format) if step.batch_format != "batch" else "",
         "returns": _schema_text(step.output_schema),
     }
     return StageExplanation("map_batches", name, _facts(facts))
@@ -190,9 +203,9 @@ def _required_schema(program: RecordProgram) -> pa.Schema:
 def _row_text(schema: pa.Schema) -> str:
     """Return the bytes of a record: those that are fixed, and how many columns vary."""
     bits, varying = 0, 0
-    for field in schema:
+    for column in schema:
         try:
-            bits += field.type.bit_width
+            bits += column.type.bit_width
         except ValueError:  # strings, lists and whatever else has no width
             varying += 1
     text = f"{-(-bits // 8)} bytes"
@@ -212,6 +225,14 @@ def _schema_text(schema: pa.Schema | None) -> str:
     if schema is None:
         return "known when it runs (map_batches without a schema)"
     return ", ".join(f"{field.name} {field.type}" for field in schema) or "no columns"
+
+
+def _fact_lines(facts: Mapping[str, str], indent: str) -> Iterator[str]:
+    width = max((len(name) for name in facts), default=0)
+    for name, text in facts.items():
+        first, *others = text.splitlines()
+        yield f"{indent}{name:<{width}}  {first}"
+        yield from (f"{indent}{'':<{width}}  {line}" for line in others)
 
 
 def _facts(facts: Mapping[str, str]) -> Mapping[str, str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dataflare.kernels.udf.stages import Stage
+    from dataflare.plan.formats import BatchFormat
     from dataflare.sources.base import BatchSource
 
 __all__ = [
@@ -86,6 +87,7 @@ class MapBatches:
     input: LogicalNode
     fn: Callable[[Any], Any]
     output_schema: pa.Schema | None
+    batch_format: BatchFormat = "batch"
 
     @property
     def schema(self) -> pa.Schema:

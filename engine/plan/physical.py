@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dataflare.kernels.udf.program import RecordProgram
+    from dataflare.plan.formats import BatchFormat
     from dataflare.sinks.base import BatchSink
     from dataflare.sources.base import BatchSource
 
@@ -46,11 +47,14 @@ class MapBatchesStep:
         The schema that enters the step, None when an earlier `map_batches` left it open.
     output_schema
         What every returned batch must have, None when the user gave no schema: then the first batch decides.
+    batch_format
+        In which form `fn` is given batches.
     """
 
     fn: Callable[[Any], Any]
     input_schema: pa.Schema | None
     output_schema: pa.Schema | None
+    batch_format: BatchFormat = "batch"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Records that are in memory already, or come from an iterable: `MemorySource` and `BatchesSource`.
 
 Covers anything that speaks Arrow, lists of dicts, and iterables and async iterables of batches. Nothing is
-copied, except what is not Arrow yet.
+copied, except what is not Arrow yet; what lies on a device stays there.
 """
 
 from __future__ import annotations
@@ -76,6 +76,12 @@ class MemorySource:
     def size_bytes(self) -> int:
         """Bytes that the records take."""
         return sum(batch.nbytes for batch in self.batches)
+
+    @property
+    def device(self) -> str:
+        """The device that all batches lie on; "cpu" where they lie on several."""
+        devices = {batch.device for batch in self.batches}
+        return devices.pop() if len(devices) == 1 else "cpu"
 
     def with_projection(self, names: Sequence[str]) -> Self:
         """Return the source with only these columns, which are shared."""
@@ -332,7 +338,8 @@ def _batches_of(item: Any) -> Iterator[SharedDataBatch]:
         elif item.num_rows:
             yield SharedDataBatch._from_columns(item.schema, (), item.num_rows)
     elif hasattr(item, "__arrow_c_stream__") and not isinstance(item, pa.RecordBatch):
-        yield from _batches_of(pa.table(item))
+        on_device = SharedDataBatch._lying_on_device(item)
+        yield from _batches_of(pa.table(item) if on_device is None else on_device)
     else:
         yield SharedDataBatch.from_arrow(item)
 

@@ -16,7 +16,7 @@ from collections import deque
 from dataflare.kernels.cuda.device import ALIGNMENT_BYTES, DeviceBackend, DeviceBlock
 from dataflare.kernels.errors import DeviceMemoryError
 
-__all__ = ["ArenaBlock", "DeviceArena", "arena_of"]
+__all__ = ["ArenaBlock", "ArenaPeak", "DeviceArena", "arena_of"]
 
 _SMALLEST_CLASS_BYTES = 16 * ALIGNMENT_BYTES
 _FORGOTTEN_AFTER = 256
@@ -60,6 +60,15 @@ class ArenaBlock:
         self._idle.append(self._block)  # in any thread, in the middle of anything: one atomic operation
 
 
+class ArenaPeak:
+    """The most bytes that an arena held since this was made by `DeviceArena.watch_peak`."""
+
+    __slots__ = ("__weakref__", "nbytes")
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+
+
 class DeviceArena:
     """The blocks of one device that its programs share. Thread-safe."""
 
@@ -69,6 +78,7 @@ class DeviceArena:
         self._classes: dict[int, _SizeClass] = {}
         self._lock = threading.Lock()
         self._clock = 0
+        self._peaks: weakref.WeakSet[ArenaPeak] = weakref.WeakSet()
         self.acquisitions = 0
         """Blocks that were handed out."""
         self.allocations = 0
@@ -78,6 +88,18 @@ class DeviceArena:
     def idle_bytes(self) -> int:
         """Bytes that lie idle: used, as the device counts, and free for the next batch."""
         return sum(len(each.idle) * each.block_bytes for each in tuple(self._classes.values()))
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that were taken from the device, those that lie idle included."""
+        return sum(len(each.owned) * each.block_bytes for each in tuple(self._classes.values()))
+
+    def watch_peak(self) -> ArenaPeak:
+        """Return what follows the most bytes held from now on, for as long as somebody keeps it."""
+        with self._lock:
+            peak = ArenaPeak(self.held_bytes)
+            self._peaks.add(peak)
+        return peak
 
     def acquire(self, nbytes: int) -> ArenaBlock:
         """Return a block of at least so many bytes; its content is whatever was there.
@@ -133,6 +155,10 @@ class DeviceArena:
             block = backend.acquire(block_bytes)
         size_class.owned[block.address] = block
         self.allocations += 1
+        with self._lock:
+            held_bytes = self.held_bytes
+            for peak in self._peaks:
+                peak.nbytes = max(peak.nbytes, held_bytes)
         return ArenaBlock(block, size_class.idle, nbytes)
 
 

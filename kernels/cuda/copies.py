@@ -7,6 +7,7 @@ handed through. What a program copies for one run only is in ``transfer``.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import struct
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from dataflare.kernels.cuda.column import DeviceColumn, has_device_form, offset_bytes, value_bytes
-from dataflare.kernels.cuda.device import DeviceBackend, pieces
+from dataflare.kernels.cuda.device import DeviceBackend, pieces, settled
 from dataflare.kernels.llvm.layout import is_view
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.dictionaries import without_null_entries
@@ -38,11 +39,12 @@ def to_device(columns: Sequence[HostColumn], backend: DeviceBackend) -> list[Dev
     """
     stream = backend.stream()
     keep: list[Any] = []
-    found = [
-        _uploaded(column, backend, stream, keep) if has_device_form(column.type) else column
-        for column in columns
-    ]
-    backend.synchronize(stream)
+    with settled(backend, stream):
+        found = [
+            _uploaded(column, backend, stream, keep) if has_device_form(column.type) else column
+            for column in columns
+        ]
+        backend.synchronize(stream)
     return found
 
 
@@ -131,17 +133,16 @@ def _bits(address: int, start: int, rows: int) -> Bytes:
 def to_host(columns: Sequence[DeviceColumn | HostColumn]) -> list[HostColumn]:
     """Copy columns to host memory; those that are there come back as they are."""
     parts = [_Download(column) for column in columns if isinstance(column, DeviceColumn)]
-    streams: dict[int, tuple[DeviceBackend, Any]] = {}
-    for part in parts:
-        backend = part.column.backend
-        _, stream = streams.setdefault(id(backend), (backend, backend.stream()))
-        part.begin(stream)
-    for backend, stream in streams.values():
-        backend.synchronize(stream)
-    for part in parts:
-        part.read_text(streams[id(part.column.backend)][1])
-    for backend, stream in streams.values():
-        backend.synchronize(stream)
+    backends = {id(part.column.backend): part.column.backend for part in parts}
+    streams = {key: backend.stream() for key, backend in backends.items()}
+    with contextlib.ExitStack() as work:
+        for key, backend in backends.items():
+            work.enter_context(settled(backend, streams[key]))
+        for step in (_Download.begin, _Download.read_text):
+            for part in parts:
+                step(part, streams[id(part.column.backend)])
+            for key, backend in backends.items():
+                backend.synchronize(streams[key])
     copied = iter(parts)
     return [next(copied).finish() if isinstance(column, DeviceColumn) else column for column in columns]
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dataflare.kernels.cuda.ptx import KernelImage
-from dataflare.kernels.errors import DataFlareError
+from dataflare.kernels.errors import DataFlareError, DeviceFaultError, DeviceUnavailableError
 from dataflare.kernels.llvm.target import Target
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = [
     "DeviceBlock",
     "MemoryInfo",
     "Piece",
+    "notes_loss",
     "pieces",
     "settled",
 ]
@@ -68,6 +70,13 @@ class DeviceBackend(Protocol):
 
     def stream(self) -> Any:
         """Return a stream of this device for the calling thread."""
+        ...
+
+    def current(self) -> AbstractContextManager[None]:
+        """Return a context in which what other libraries do by default is done on this device.
+
+        CuPy's work goes to the stream of the calling thread, and its errors are those of the calls here.
+        """
         ...
 
     def acquire(self, nbytes: int) -> DeviceBlock:
@@ -136,12 +145,23 @@ def pieces(sizes: Sequence[int]) -> tuple[list[Piece], int]:
     return found, max(offset, ALIGNMENT_BYTES)
 
 
+def notes_loss(backend: DeviceBackend, error: BaseException) -> bool:
+    """Return whether an error of work on a device says that it is gone; if so, that is what it is from now on."""
+    gone = isinstance(error, DeviceUnavailableError)
+    if isinstance(error, DeviceFaultError):
+        gone = error.check == DEVICE_LOST
+    if gone:
+        backend.lost = backend.lost or str(error)
+    return gone
+
+
 @contextlib.contextmanager
 def settled(backend: DeviceBackend, stream: Any) -> Iterator[None]:
     """Wait for the work that is begun inside, whatever becomes of it: only then may others have its memory."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        notes_loss(backend, error)
         with contextlib.suppress(DataFlareError):  # the first failure is the one to tell
             backend.synchronize(stream)
         raise

@@ -3,7 +3,7 @@
 The structures are those of DLPack 0.8 (``dlpack.h``), written with ctypes, since what they describe is memory that no
 library of the host can open. An emulated device is of DLPack's type kDLExtDev, which no GPU library takes by mistake.
 
-Covers one-dimensional, contiguous arrays of whole numbers and floats.
+Covers one-dimensional, contiguous arrays of whole numbers and floats; bools, which have a byte each, only come in.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CUDA_DEVICE_TYPES: Final = (2, 13)
 """kDLCUDA and kDLCUDAManaged."""
 EMULATED_DEVICE_TYPE: Final = 12
 """kDLExtDev."""
-_CODES: Final = {"i": 0, "u": 1, "f": 2}
+_CODES: Final = {"i": 0, "u": 1, "f": 2, "b": 6}
 _NAME: Final = b"dltensor"
 
 
@@ -167,7 +167,7 @@ class Imported:
         if kind is None or tensor.lanes != 1 or tensor.bits % 8:
             raise SchemaError(
                 f"column {name!r} is an array of DLPack type {tensor.code} with {tensor.bits} bits: a column on a "
-                "device is made of integers or floats."
+                "device is made of integers, floats or bools."
             )
         if tensor.strides and self.length > 1 and tensor.strides[0] != 1:
             raise SchemaError(

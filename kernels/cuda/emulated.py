@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -81,6 +82,10 @@ class EmulatedBackend(DeviceBackend):
     def stream(self) -> Any:
         """Return None: an emulator does one thing at a time."""
         return None
+
+    def current(self) -> AbstractContextManager[None]:
+        """Return a context that does nothing: no other library works on an emulated device."""
+        return nullcontext()
 
     def acquire(self, nbytes: int) -> EmulatedBlock:
         """Return a block of the emulated memory."""

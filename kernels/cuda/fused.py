@@ -85,7 +85,18 @@ class CudaProgram:
         self._load_lock = threading.Lock()
         self._dense = _Variant(self, program.dense, "dense", backend)
         self._nullable = _Variant(self, program.nullable, "nullable", backend)
-        self._recovery = Recovery(program, backend, self._run_on_device, self._release_idle)
+        self._recovery = Recovery(program, backend, self._run_on_device, self.release_idle)
+
+    @property
+    def of_devices(self) -> dict[DeviceBackend, CudaProgram]:
+        """The program itself, by its device."""
+        return {self._backend: self}
+
+    def release_idle(self) -> None:
+        """Give back to the device what no batch needs at this moment."""
+        with self._lock:
+            self._tables.clear()
+        self._arena.release_idle()
 
     @property
     def cache(self) -> str:
@@ -136,12 +147,6 @@ class CudaProgram:
             if column.null_count:
                 return self._nullable.run(columns, num_rows)
         return self._dense.run(columns, num_rows)
-
-    def _release_idle(self) -> None:
-        """Give back to the device what no batch needs at this moment."""
-        with self._lock:
-            self._tables.clear()
-        self._arena.release_idle()
 
     def kernel(self, text: KernelText) -> Any:
         """Return a kernel of the device; compiled when it is first needed, by one thread."""

@@ -8,8 +8,10 @@ its GPU the current one of the thread, and puts the one before back. Nothing is 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -101,6 +103,22 @@ class CupyBackend(DeviceBackend):
             with self._here:
                 stream = self._of_thread.stream = self._cupy.cuda.Stream(non_blocking=True)
         return stream
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Return a context in which CuPy works on this GPU and the stream of the calling thread."""
+        stream = self.stream()
+        cuda = self._cupy.cuda
+        try:
+            with cuda.Device(self.hardware.ordinal), stream:
+                yield
+        except (
+            cuda.memory.OutOfMemoryError,
+            self._runtime.CUDARuntimeError,
+            self._driver.CUDADriverError,
+        ) as error:
+            self._failed()
+            raise self._error(error) from error
 
     def acquire(self, nbytes: int) -> CupyBlock:
         """Return a block of the pool, for the calling thread's stream."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 
 from dataflare.kernels.backend import ProgramResult, compile_program
-from dataflare.kernels.cuda.device import DEVICE_LOST, DeviceBackend
+from dataflare.kernels.cuda.device import DeviceBackend, notes_loss
 from dataflare.kernels.errors import (
     CompileError,
     DeviceFaultError,
@@ -30,13 +30,13 @@ from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.joining import join_columns
 from dataflare.kernels.udf.program import RecordProgram
 
-__all__ = ["LEAST_PART_ROWS", "DeviceWarning", "Recovery"]
+__all__ = ["LARGER_AFTER_PARTS", "LEAST_PART_ROWS", "DeviceWarning", "Recovery"]
 
 LEAST_PART_ROWS = 1024
 """The CPU is faster than a device at less: what does not fit in parts of this size is computed there."""
 
 _UNLIMITED_ROWS = 1 << 62
-_LARGER_AFTER_PARTS = 64
+LARGER_AFTER_PARTS = 64
 """Parts that fit before twice the size is tried: whoever took the memory may have left."""
 
 
@@ -92,12 +92,11 @@ class Recovery:
             try:
                 return self._on_device(columns, num_rows)
             except (DeviceUnavailableError, DeviceFaultError) as error:
-                if isinstance(error, DeviceFaultError) and error.check != DEVICE_LOST:
+                if not notes_loss(self._backend, error) and isinstance(error, DeviceFaultError):
                     raise DeviceFaultError(
                         f"{self._functions} failed on {self._backend.name}: {error}", error.check
                     ) from error
-                self._backend.lost = str(error)
-        device, reason = self._backend.name, self._backend.lost
+        device, reason = self._backend.name, str(self._backend.lost)
         self._tell("lost", f"{device} is lost ({reason}): {self._functions} runs on the CPU from here on.")
         return self._on_cpu(columns, num_rows)._replace(on_cpu=True, lost_device=(device, reason))
 
@@ -174,7 +173,7 @@ class Recovery:
     def _note_fitting(self) -> None:
         with self._lock:
             self._fitted_parts += 1
-            if self._fitted_parts >= _LARGER_AFTER_PARTS:
+            if self._fitted_parts >= LARGER_AFTER_PARTS:
                 self._fitted_parts = 0
                 self._fitting_rows = min(2 * self._fitting_rows, _UNLIMITED_ROWS)
 

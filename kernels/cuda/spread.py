@@ -10,14 +10,22 @@ import threading
 from collections.abc import Sequence
 
 from dataflare.kernels.backend import InputBlock, ProgramResult, SharedRun
+from dataflare.kernels.cuda.device import DeviceBackend
 from dataflare.kernels.cuda.fused import CudaProgram
 from dataflare.kernels.memory.column import HostColumn
 
-__all__ = ["SpreadProgram"]
-
+__all__ = ["SpreadProgram", "backend_of_thread", "take_turn"]
 
 _turns = itertools.count()
 _of_thread = threading.local()
+
+
+def take_turn() -> None:
+    """Give the calling thread the GPU after the one that was given last.
+
+    The tasks of a run take turns when they begin: threads are used again, and those of one run may have had any.
+    """
+    _of_thread.turn = next(_turns)
 
 
 def _turn() -> int:
@@ -26,6 +34,11 @@ def _turn() -> int:
     if turn is None:
         turn = _of_thread.turn = next(_turns)
     return turn
+
+
+def backend_of_thread(backends: Sequence[DeviceBackend]) -> DeviceBackend:
+    """Return the device that batches of the calling thread go to, the one that its programs run on."""
+    return backends[_turn() % len(backends)]
 
 
 class SpreadProgram:
@@ -41,6 +54,11 @@ class SpreadProgram:
         self._programs = tuple(programs)
         self.program = programs[0].program
         self.device = "cuda"
+
+    @property
+    def of_devices(self) -> dict[DeviceBackend, CudaProgram]:
+        """The program of each GPU."""
+        return {backend: program for each in self._programs for backend, program in each.of_devices.items()}
 
     @property
     def compile_s(self) -> float:

@@ -33,6 +33,7 @@ StepState = Literal["ok", "note", "missing", "failed", "skipped"]
 _CUPY_PACKAGES: Mapping[str, int | None] = {"cupy-cuda12x": 12, "cupy-cuda13x": 13, "cupy": None}
 """Distributions that bring CuPy, and the CUDA version each is built for; None where its name does not say."""
 _INSTALL_CUPY = "Install it: pip install 'dataflare[cuda13]', or 'dataflare[cuda12]' for a driver of CUDA 12."
+_START_WITH_GPUS = "Start the container with GPUs (docker run --gpus all, with the NVIDIA Container Toolkit)"
 _INSTALL_DRIVER = "Install NVIDIA's driver and see that nvidia-smi lists the GPU; no CUDA toolkit is needed."
 
 _INIT_FAILURES: Mapping[int, tuple[str, str]] = {
@@ -300,7 +301,12 @@ class _Chain:
         if around.kernel_driver is not None:
             return (
                 "the kernel has NVIDIA's driver, but its libcuda.so.1 is not here, as in a container without GPUs",
-                "Start the container with GPUs (docker run --gpus all, with the NVIDIA Container Toolkit).",
+                f"{_START_WITH_GPUS}.",
+            )
+        if around.is_container:
+            return (
+                "there is no NVIDIA driver in this container (no libcuda.so.1), as in one started without GPUs",
+                f"{_START_WITH_GPUS}; where nvidia-smi fails on the host, install NVIDIA's driver there.",
             )
         if around.has_nvidia_hardware:
             return "this machine has an NVIDIA GPU, but no driver (no libcuda.so.1)", _INSTALL_DRIVER

@@ -51,7 +51,7 @@ class Surroundings:
     environ
         Environment variables.
     root
-        Folder under which ``proc``, ``sys`` and ``etc`` lie.
+        Folder under which ``proc``, ``sys``, ``etc`` and ``run`` lie.
     load_library
         Loads a shared library by name; OSError where there is none.
     package_version
@@ -87,6 +87,16 @@ class Surroundings:
         return (self.root / "etc/nv_tegra_release").exists() or "jetson" in (
             self.text("proc/device-tree/model") or ""
         ).lower()
+
+    @property
+    def is_container(self) -> bool:
+        """Whether this process runs in a container: a file, a variable or the names of its control groups say so."""
+        if any((self.root / mark).exists() for mark in (".dockerenv", "run/.containerenv")):
+            return True
+        if "KUBERNETES_SERVICE_HOST" in self.environ or self.environ.get("container"):
+            return True
+        groups = self.text("proc/1/cgroup") or ""  # of cgroup v1; a namespace of cgroup v2 shows "0::/" only
+        return any(name in groups for name in ("docker", "kubepods", "containerd", "libpod", "lxc"))
 
     @property
     def kernel_driver(self) -> str | None:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from dataflare.control import AdaptiveBatcher
+
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(
@@ -178,6 +180,49 @@ def test_records(tmp_path: Path) -> None:
 def test_cold(tmp_path: Path) -> None:
     report = run_table("cold", "--rounds", "1", "--workload", "W1", json_path=tmp_path / "report.json")
     assert_report(report, "cold")
+
+
+class TestControl:
+    """The simulation of `benchmarks.control`; its real programs take a quiet machine."""
+
+    @pytest.fixture(autouse=True)
+    def _root_on_path(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.syspath_prepend(str(ROOT))
+
+    def test_the_knee_is_found_on_every_curve_and_no_other_rule_is_as_good_on_its_worst(self) -> None:
+        from benchmarks.control.cost_curves import CURVES
+        from benchmarks.control.rules import RULES
+        from benchmarks.control.simulation import simulate
+
+        results = {rule.name: [simulate(rule, work, 9) for work in CURVES] for rule in RULES}
+        knee = results.pop("knee")
+        for result in knee:
+            assert result.reach is not None, result
+            assert result.reach <= 30, result
+            assert not result.changes or (result.recover is not None and result.recover <= 30), result
+            assert result.steady >= 0.93, result
+            assert result.over_target <= 0.02, result
+        worst = min(result.steady for result in knee)
+        assert all(min(result.steady for result in others) < worst for others in results.values())
+
+    def test_the_published_rules_do_what_they_publish(self) -> None:
+        from benchmarks.control.rules import RULES
+
+        configs = {rule.name: rule.config(latency_target_s=0.1, most_rows=1 << 20) for rule in RULES}
+
+        def sizes(name: str, *batches: tuple[int, float]) -> list[int]:
+            batcher = AdaptiveBatcher(configs[name], lambda: 0.0)
+            found = []
+            for rows, duration_s in batches:
+                batcher.record_batch(rows, duration_s)
+                found.append(batcher.batch_size)
+            return found
+
+        assert sizes("AIMD +1,024 rows", (1024, 0.01), (2048, 0.2)) == [2048, 1843]
+        assert sizes("PID", (1000, 0.1), (1000, 0.2)) == [1000, 400]
+        # A mean of 20 samples goes 2/21 of the way to twice its size: it moves by a quarter at the third.
+        assert sizes("Flink's mean", *[(1000, 1e-6)] * 3) == [1024, 1024, round(1024 * (23 / 21) ** 3)]
+        assert sizes("Daft's search, step 2,048", (178, 0.01), (1241, 0.3))[:1] == [1241]
 
 
 class TestInstructions:

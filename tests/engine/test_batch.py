@@ -110,7 +110,7 @@ def test_batches_made_after_a_fork_have_their_own_ids():
 
 def test_age_is_seconds_since_the_batch_was_made(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("dataflare.batch._clock", lambda: now[0])
+    monkeypatch.setattr("dataflare.shared_columns._clock", lambda: now[0])
     batch = SharedDataBatch.from_pydict({"a": [1]})
     assert batch.age() == 0.0
     now[0] = 102.5

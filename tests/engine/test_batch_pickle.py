@@ -63,7 +63,7 @@ def test_any_slice_of_any_type_survives(name, cut, protocol):
 
 def test_watermark_metadata_identity_and_age_survive(monkeypatch):
     now = [10.0]
-    monkeypatch.setattr("dataflare.batch._clock", lambda: now[0])
+    monkeypatch.setattr("dataflare.shared_columns._clock", lambda: now[0])
     schema = pa.schema([pa.field("x", pa.int64(), nullable=False, metadata={"unit": "s"})], {"k": "v"})
     batch = SharedDataBatch.from_pydict({"x": [1]}, schema).with_metadata("m", [1, 2]).with_watermark(9)
     now[0] = 13.0

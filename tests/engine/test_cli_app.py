@@ -72,6 +72,29 @@ def test_quiet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
 
 
+def test_curves_are_drawn_after_the_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "job.toml", "--curves", "run.html", "-q"]) == 0
+    assert written() == [2, 3]
+    assert "3 rows in, 2 rows out" in Path("run.html").read_text()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--curves", "run.jpg"], "a file that ends in .svg, .png, .html"),
+        (["--curves", "nowhere/run.svg"], "there is no folder"),
+        (["--curves", "run.svg", "--explain"], "leave one of them out"),
+    ],
+)
+def test_curves_that_cannot_be_drawn_are_refused_before_the_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["run", "job.toml", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("out.parquet").exists()
+
+
 def test_settings(folder: Path) -> None:
     assert main(["run", "job.toml", "--set", "constants.least=3", "--set", "run.workers=1", "-q"]) == 0
     assert written() == [3]

@@ -7,10 +7,12 @@ import random
 from collections.abc import Callable
 from datetime import timedelta
 
+import pyarrow as pa
 import pytest
 
+import dataflare
 from dataflare.control import AdaptiveBatcher, AdaptiveBatchingConfig
-from dataflare.control.strategies import FoundSize
+from dataflare.control.strategies import FoundSize, SteadyBatch
 from dataflare.kernels.errors import OptionError
 
 Cost = Callable[[int], float]
@@ -81,10 +83,10 @@ def test_knee_holds_a_small_size_where_large_ones_are_not_faster() -> None:
     assert max(sizes) <= 4000
 
 
-def test_slow_start_doubles_at_once_while_the_rate_improves() -> None:
+def test_slow_start_doubles_while_the_rate_improves_and_goes_faster_where_rows_cost_nothing() -> None:
     clock = ManualClock()
     batcher = AdaptiveBatcher(AdaptiveBatchingConfig(), clock)
-    assert drive(batcher, clock, lambda rows: 1e-3, 5) == [1000, 2000, 4000, 8000, 16000]
+    assert drive(batcher, clock, lambda rows: 1e-3, 4) == [1000, 2000, 8000, 32000]
 
 
 def test_slow_start_stops_short_of_the_latency_target() -> None:
@@ -183,6 +185,73 @@ def test_fixed_never_moves() -> None:
     for duration_s in (1e-6, 10.0, 10.0, 10.0):
         batcher.record_batch(777, duration_s)
     assert batcher.batch_size == 777
+
+
+class Halving:
+    """A strategy of a user's: half as many rows after each batch."""
+
+    def __init__(self, config: AdaptiveBatchingConfig, start: FoundSize | None = None) -> None:
+        self.size: float = config.initial_size if start is None else start.rows
+        self.seen: list[SteadyBatch] = []
+
+    @property
+    def found(self) -> FoundSize:
+        return FoundSize(round(self.size), converged=False)
+
+    def observe(self, batch: SteadyBatch) -> None:
+        self.seen.append(batch)
+        self.size /= 2
+
+
+def test_a_user_s_strategy_decides_within_the_bounds() -> None:
+    clock = ManualClock()
+    config = AdaptiveBatchingConfig(initial_size=1000, min_size=300, strategy=Halving)
+    batcher = AdaptiveBatcher(config, clock)
+    clock.now_s = 2.5
+    batcher.record_batch(900, 0.1, asked_rows=1000)
+    assert batcher.batch_size == 500
+    assert batcher.found == FoundSize(500, False)
+    batcher.record_batch(500, 0.1)
+    batcher.record_batch(9, 0.1, steady=False)
+    assert batcher.batch_size == 300
+    strategy = batcher._strategy
+    assert isinstance(strategy, Halving)
+    assert strategy.seen == [SteadyBatch(900, 1000, 0.1, 2.5), SteadyBatch(500, 500, 0.1, 2.5)]
+    batcher.reset()
+    assert batcher.batch_size == 1000
+
+
+def test_two_runs_never_share_the_state_of_a_strategy() -> None:
+    config = AdaptiveBatchingConfig(strategy=Halving)
+    first, second = AdaptiveBatcher(config), AdaptiveBatcher(config)
+    first.record_batch(1000, 0.1)
+    assert (first.batch_size, second.batch_size) == (500, 1000)
+
+
+def test_a_user_s_strategy_steers_a_run() -> None:
+    sizes: list[int] = []
+    numbers = dataflare.from_batches([pa.record_batch({"x": list(range(60_000))})])
+    batching = AdaptiveBatchingConfig(initial_size=1600, strategy=Halving)
+    numbers.write(lambda batch: sizes.append(batch.num_rows)).run(batching=batching, workers=1)
+    assert sum(sizes) == 60_000
+    assert sizes[0] == 1600
+    assert set(sizes[1:]) <= {1600, 800, 400, 200, 100, *sizes[-1:]}
+    assert 100 in sizes
+
+
+class _Sized:
+    size = 3
+
+
+def test_what_makes_no_strategy_is_refused_with_what_is_missing() -> None:
+    with pytest.raises(OptionError, match=r"no found and no observe.*SizeStrategy"):
+        AdaptiveBatcher(AdaptiveBatchingConfig(strategy=lambda config, start: _Sized()))  # type: ignore[arg-type, return-value]
+
+
+def test_an_object_that_is_a_strategy_is_refused_for_its_class() -> None:
+    strategy = Halving(AdaptiveBatchingConfig())
+    with pytest.raises(OptionError, match="a class that follows SizeStrategy"):
+        AdaptiveBatchingConfig(strategy=strategy)  # type: ignore[arg-type]
 
 
 def test_reset_forgets_sizes_and_figures() -> None:

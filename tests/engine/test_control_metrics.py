@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from datetime import timedelta
 
@@ -103,3 +104,57 @@ def test_totals_are_exact_under_threads() -> None:
     assert metrics.total_time == 500.0
     assert metrics.batch_count == 2000
     assert dict(metrics.batch_size_histogram) == {2: 2000}
+
+
+def test_a_snapshot_is_of_one_moment_under_threads_and_cannot_be_changed() -> None:
+    metrics = BatchingMetrics(window=50)
+    stop = threading.Event()
+
+    def record(rows: int) -> None:
+        while not stop.is_set():
+            metrics.record_batch(rows, rows * 0.001)
+
+    threads = [threading.Thread(target=record, args=(rows,)) for rows in (10, 20, 40)]
+    for thread in threads:
+        thread.start()
+    snapshots = [metrics.snapshot() for _ in range(300)]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    for snapshot in snapshots:
+        assert sum(snapshot.batch_size_histogram.values()) == snapshot.batch_count
+        if snapshot.batch_count:
+            assert snapshot.total_time_s == pytest.approx(0.001 * snapshot.total_records)
+            assert snapshot.throughput == pytest.approx(1000.0)
+            assert snapshot.average_record_latency_s == pytest.approx(0.001)
+            assert snapshot.p50_latency_s is not None
+            assert snapshot.p99_latency_s is not None
+            assert 0.01 <= snapshot.p50_latency_s <= snapshot.p99_latency_s <= 0.04
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        snapshots[-1].batch_count = 0  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        snapshots[-1].batch_size_histogram[1] = 0  # type: ignore[index]
+
+
+@pytest.mark.parametrize("window", [1, 7, 1024])
+def test_a_recorded_trace_has_numpys_quantiles(window: int) -> None:
+    """Batches as runs have them: sizes that double, times with outliers, some batches empty."""
+    draw = np.random.default_rng(7)
+    rows = np.concatenate([1 << np.arange(10, 20), np.full(1500, 1 << 19), [0, 0, 17]])
+    durations = (
+        (25e-6 + 3e-9 * rows) * draw.lognormal(0.0, 0.1, rows.size) * draw.choice([1, 1, 1, 30], rows.size)
+    )
+    metrics = BatchingMetrics(window=window, clock=lambda: 0.0)
+    for count, duration_s in zip(rows.tolist(), durations.tolist(), strict=True):
+        metrics.record_batch(count, duration_s)
+    kept = durations[-window:]
+    for q in (0.0, 0.01, 0.5, 0.9, 0.99, 1.0):
+        assert metrics.latency_quantile(q) == pytest.approx(np.quantile(kept, q), rel=1e-12)
+    snapshot = metrics.snapshot()
+    assert snapshot.p99_latency_s == pytest.approx(np.quantile(kept, 0.99), rel=1e-12)
+    assert snapshot.average_latency_s == pytest.approx(kept.mean())
+    assert snapshot.total_records == rows.sum()
+    classes, counts = np.unique(
+        np.where(rows > 0, 1 << np.log2(np.maximum(rows, 1)).astype(int), 0), return_counts=True
+    )
+    assert dict(snapshot.batch_size_histogram) == dict(zip(classes.tolist(), counts.tolist(), strict=True))

@@ -40,6 +40,13 @@ def test_the_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     check(monkeypatch)
 
 
+def test_the_curves_are_drawn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["draw_curves.py", "--copies", "1", "--output", "curves.svg"])
+    runpy.run_path(str(EXAMPLES / "draw_curves.py"), run_name="__main__")
+    assert "336,776 rows in, 128,432 rows out" in capsys.readouterr().out
+    assert "limit 45.78 MiB" in Path("curves.svg").read_text()
+
+
 def test_the_jobs_write_the_same() -> None:
     toml, python = str(EXAMPLES / "flights.toml"), str(EXAMPLES / "flights.py")
     arguments = ["--set", "sink.path=from_toml.parquet", "--set", "constants.late=60", "-q"]

@@ -13,8 +13,10 @@ import dataflare as flare
 from dataflare.batch import SharedDataBatch
 from dataflare.control import GpuMemoryMonitor
 from dataflare.control.backpressure import BackpressureController
+from dataflare.control.budget import format_bytes
 from dataflare.control.gpu_memory import DeviceLostError
 from dataflare.execute.run import run_plan
+from dataflare.kernels.cuda.arena import arena_of
 from dataflare.kernels.cuda.device import DEVICE_LOST
 from dataflare.kernels.cuda.recovery import DeviceWarning
 from dataflare.kernels.errors import DeviceFaultError, DeviceMemoryError
@@ -110,6 +112,20 @@ def test_a_device_without_memory_leaves_all_batches_to_the_cpu(install: Install)
     assert not report.lost_devices
 
 
+def test_the_peak_of_the_device_is_that_of_the_run(install: Install) -> None:
+    backend = install(FaultyBackend(memory_bytes=1 << 24))
+    _, first = run("cuda:emulated")
+    assert first.peak_device_bytes is not None
+    assert BATCHES * ROWS < first.peak_device_bytes <= backend._memory.peak_bytes
+    assert set(first.curves.memory_pressure) == {"host", "cuda:emulated"}
+    assert f"on the device {format_bytes(first.peak_device_bytes)}" in str(first)
+    arena_of(backend).release_idle()
+    _, second = run("cuda:emulated")
+    assert second.peak_device_bytes is not None
+    assert BATCHES * ROWS < second.peak_device_bytes <= backend._memory.peak_bytes
+    assert run("cpu")[1].peak_device_bytes is None
+
+
 class Failing:
     """A source of memory figures that fails."""
 
@@ -144,4 +160,6 @@ def test_what_monitors_say_meanwhile(
     else:
         found, report = run("cuda:emulated")
         assert (report.batches_on_cpu, report.lost_devices) == (0, {})
+        assert report.monitor_errors == {"cuda:emulated": "failing: NVML: no permission"}
+        assert "cuda:emulated memory could not always be read" in str(report)
     assert found.equals(expected)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dataflare.batch import SharedDataBatch
 from dataflare.execute.chain import Chain, LimitStage, MapBatchesStage, SchemaLatch
+from dataflare.execute.handover import Handover
 from dataflare.execute.reading import (
     BatchRead,
     PartitionQueue,
@@ -21,6 +22,11 @@ from dataflare.execute.reading import (
     SharedReader,
 )
 from dataflare.execute.reorder import ReorderBuffer
+from dataflare.plan.physical import MapBatchesStep
+
+
+def handover(fn: Callable[[Any], Any]) -> Handover:
+    return Handover("a function", MapBatchesStep(fn, None, None), "cpu")
 
 
 class Partition:
@@ -189,7 +195,7 @@ def test_a_chain_stops_where_nothing_is_left_and_names_the_step_that_failed() ->
     def fail(values: SharedDataBatch) -> SharedDataBatch:
         raise ValueError
 
-    chain = Chain([LimitStage(5), MapBatchesStage("second", fail, latch)])
+    chain = Chain([LimitStage(5), MapBatchesStage("second", fail, latch, handover(fail))])
     with pytest.raises(ValueError):
         chain.process(batch([1, 2]))
     assert chain.current == "second"
@@ -210,13 +216,16 @@ def test_a_function_is_not_called_with_nothing() -> None:
         called.append(values.num_rows)
         return values
 
-    stage = MapBatchesStage("look", look, SchemaLatch(None))
+    stage = MapBatchesStage("look", look, SchemaLatch(None), handover(look))
     assert stage.process(batch([])) is None
     assert called == []
 
 
 def test_a_watermark_survives_a_function_that_does_not_know_it() -> None:
-    stage = MapBatchesStage("copy", lambda values: values.to_arrow(), SchemaLatch(None))
+    def copy(values: SharedDataBatch) -> pa.RecordBatch:
+        return values.to_arrow()
+
+    stage = MapBatchesStage("copy", copy, SchemaLatch(None), handover(copy))
     result = stage.process(batch([1]).with_watermark(17))
     assert result is not None
     assert result.watermark == 17

@@ -1,19 +1,19 @@
-"""Reports, curves and progress as values and as text."""
+"""Reports and progress as values and as text."""
 
 from __future__ import annotations
 
 import io
-from itertools import pairwise
+from typing import get_args
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
+from dataflare.control.strategies import FoundSize
+from dataflare.control.strategies.base import SizeBound
 from dataflare.execute.meters import StageMeter, stage_reports
-from dataflare.observe.curve import Curve
 from dataflare.observe.progress import ProgressBar, ProgressEvent
-from dataflare.observe.report import RunReport, StageReport, format_rate, format_seconds
+from dataflare.observe.report import RunReport, StageReport, format_rate
+from dataflare.observe.sizes import bound_text, format_seconds, size_text
 
 
 def report(**fields: object) -> RunReport:
@@ -36,20 +36,6 @@ def report(**fields: object) -> RunReport:
         **fields,
     }
     return RunReport(**values)  # type: ignore[arg-type]
-
-
-@given(st.integers(0, 5000), st.integers(2, 40))
-def test_a_curve_is_bounded_and_keeps_its_ends_evenly(points: int, capacity: int) -> None:
-    curve = Curve(capacity)
-    for place in range(points):
-        curve.add(float(place), place * 2.0)
-    kept = curve.points()
-    assert len(kept) <= capacity
-    assert len(kept) >= min(points, capacity // 2)
-    if kept:
-        assert kept[0] == (0.0, 0.0)
-        steps = {late.at_s - early.at_s for early, late in pairwise(kept)}
-        assert len(steps) <= 1
 
 
 def test_meters_of_several_tasks_add_up_by_stage() -> None:
@@ -100,10 +86,36 @@ def test_a_run_of_no_time_has_no_rate() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.0, "0 us"), (8.3e-4, "830 us"), (0.0124, "12.4 ms"), (3.214, "3.21 s"), (125.2, "2 min 5 s")],
+    [
+        (0.0, "0 us"),
+        (3.04e-9, "3.04 ns"),
+        (8.3e-4, "830 us"),
+        (0.0124, "12.4 ms"),
+        (3.214, "3.21 s"),
+        (125.2, "2 min 5 s"),
+    ],
 )
 def test_seconds_as_text(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (FoundSize(262_144, True, "knee", 25e-6, 3e-9), "262,144 rows (knee: 25 us a batch + 3 ns a row)"),
+        (FoundSize(500, True, "latency"), "500 rows (latency)"),
+        (FoundSize(500, True), "500 rows (held)"),
+        (FoundSize(500, False, None, 0.0, 2e-6), "500 rows (still searching: 0 us a batch + 2 us a row)"),
+    ],
+)
+def test_a_size_in_one_line(found: FoundSize, text: str) -> None:
+    assert size_text(found) == text
+    assert f"  batch size: {text}" in str(report(batch_size=found)).splitlines()
+
+
+def test_every_bound_has_a_meaning() -> None:
+    meanings = {bound_text(bound) for bound in get_args(SizeBound)}
+    assert len(meanings) == len(get_args(SizeBound))
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,37 @@ def test_for_little_work_nobody_looks_for_a_gpu() -> None:
     )
 
 
+def test_batches_that_stay_are_copied_once() -> None:
+    schema = pa.schema([pa.field("y", pa.float64())])
+
+    def reason(batch_format: str) -> str:
+        steps = many().map(hard).map_batches(lambda c: c, schema, batch_format=batch_format)
+        return placed(steps.map(hard_again)).reason
+
+    assert "1.3 ns in" in reason("numpy")
+    assert "1.3 ns out" in reason("numpy")
+    assert "0.67 ns in" in reason("torch")
+    assert "0.68 ns out" in reason("torch")
+
+
+def hard_again(r):  # type: ignore[no-untyped-def]
+    z = r.y
+    for _ in range(200):
+        z = z * r.y + 0.25
+    return {"z": z}
+
+
+def test_where_batches_lie_and_who_takes_cupy_arrays_decides() -> None:
+    lies_there = flare.from_batches(
+        [flare.SharedDataBatch.from_pydict({"x": [1.0]}).to_device("cuda:emulated")]
+    )
+    assert placed(lies_there.filter(lambda r: r.x > 0), _NO_GPU).device == "cuda:emulated"
+    assert placed(lies_there.filter(lambda r: r.x > 0), device="cpu").device == "cpu"
+    cupy = many().map(lambda r: {"y": r.x + 1}).map_batches(lambda c: c, batch_format="cupy")
+    assert placed(cupy) == Placement("cuda", "chosen by auto: map_batches takes CuPy arrays")
+    assert placed(cupy, _NO_GPU) == Placement("cpu", "chosen by auto: there is no driver")
+
+
 def test_exact_mathematics_are_the_cpus() -> None:
     assert placed(many().map(hard), math="exact").device == "cpu"
 

@@ -42,6 +42,16 @@ class UnreadableSource:
         return self
 
     def partitions(self):
+        return [UnreadablePartition()]
+
+
+@dataclass(frozen=True)
+class UnreadablePartition:
+    description: str = "people"
+    num_rows: int | None = 1000
+    size_bytes: int | None = None
+
+    def read(self, batch_rows):
         raise AssertionError("nothing may be read")
 
 
@@ -260,6 +270,8 @@ class TestExplain:
         text = str(people.filter(lambda r: r.age > 3).limit(5).map_batches(len).explain())
         for part in ("device: cpu", "source", "people", "compute", "filter", "limit", "map_batches", "sink"):
             assert part in text
+        for part in ("tasks", "batch size", "memory"):
+            assert f"\n{part} " in text
         assert text.endswith("output: known when it runs (map_batches without a schema)")
 
     def test_a_notebook_shows_it_with_markup_escaped(self, people):

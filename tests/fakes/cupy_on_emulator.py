@@ -8,19 +8,23 @@ page-locked memory on the host's side. ``fail`` makes a call give an error of th
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import sys
 import threading
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace, TracebackType
 from typing import Any, ClassVar
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from dataflare.kernels import backend as programs
-from dataflare.kernels.cuda import backends
+from dataflare.kernels.cuda import backends, dlpack
+from dataflare.kernels.cuda.column import DeviceColumn
 from dataflare.kernels.devices import detection
 from dataflare.kernels.devices.detection import CudaDetection
 from dataflare.kernels.devices.driver import CudaDevice
@@ -29,7 +33,7 @@ from dataflare.kernels.emulator.memory import DeviceMemory
 from dataflare.kernels.emulator.parser import parse
 from dataflare.kernels.errors import DeviceFaultError, DeviceMemoryError
 
-__all__ = ["FakeCuda", "device_found", "fake_cupy", "install"]
+__all__ = ["FakeCuda", "device_found", "fake_cupy", "fake_torch", "install"]
 
 _UNIT_BYTES = 512
 _FAULT_CODES = {"misaligned": 716}
@@ -293,6 +297,79 @@ class FakeFunction:
         self.by_ptr[self.ptr] = self
 
 
+class FakeArray:
+    """A vector on a GPU; what is computed of it is computed when its stream gets to it."""
+
+    def __init__(self, cuda: FakeCuda, pool: FakePool, address: int, values: Any, owner: object) -> None:
+        self._cuda, self._pool, self._owner = cuda, pool, owner
+        self.gpu = cuda.current
+        self.address = address
+        self.dtype, self.size = values.dtype, len(values)
+        self.stream = cuda.stream
+
+    @classmethod
+    def over(cls, cuda: FakeCuda, pool: FakePool, given: Any) -> FakeArray:
+        """Share the memory of what has CUDA's array interface."""
+        cuda.note("asarray")
+        interface = given.__cuda_array_interface__
+        values = np.broadcast_to(np.zeros(1, interface["typestr"]), interface["shape"])
+        return cls(cuda, pool, interface["data"][0], values, given)
+
+    def _view(self) -> Any:
+        return (
+            self._cuda.memories[self.gpu].view(self.address, self.size * self.dtype.itemsize).view(self.dtype)
+        )
+
+    def _made(self, compute: Callable[..., Any], *given: Any) -> FakeArray:
+        """Return what ``compute`` makes of this array and others, on the current stream."""
+        cuda = self._cuda
+        stream = cuda.stream
+        assert stream is not None and stream.gpu == cuda.current == self.gpu, (
+            "no stream of this GPU is current"
+        )
+        cuda.note("computeArray")
+        ones = [np.ones(1, each.dtype) if isinstance(each, FakeArray) else each for each in given]
+        like = compute(np.ones(self.size, self.dtype), *ones)
+        memory = self._pool.malloc(like.nbytes)
+
+        def run() -> None:
+            values = [each._view() if isinstance(each, FakeArray) else each for each in (self, *given)]
+            cuda.memories[self.gpu].copy_in(memory.ptr, np.ascontiguousarray(compute(*values)).view(np.uint8))
+
+        stream.queue(run)
+        return FakeArray(cuda, self._pool, memory.ptr, like, (memory, self, given))
+
+    def __mul__(self, other: Any) -> FakeArray:
+        return self._made(np.multiply, other)
+
+    def __add__(self, other: Any) -> FakeArray:
+        return self._made(np.add, other)
+
+    def __gt__(self, other: Any) -> FakeArray:
+        return self._made(np.greater, other)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self.gpu
+
+    def __dlpack__(self, *, stream: int) -> object:
+        if self.stream is not None and self.stream.ptr != stream:
+            self.stream.run_to(self.stream.queued)
+        kind = {"b": "u1"}.get(self.dtype.kind, self.dtype.str[1:])
+        on = SimpleNamespace(name=f"cuda:{self.gpu}")
+        nbytes = self.size * self.dtype.itemsize
+        column = DeviceColumn(
+            on, pa.from_numpy_dtype(kind), self.size, (0, self.address), (0, nbytes), 0, self
+        )
+        return column.__dlpack__() if self.dtype.kind != "b" else _as_bools(column.__dlpack__())
+
+
+def _as_bools(capsule: object) -> object:
+    """Change the type of what a capsule holds to bools."""
+    tensor = dlpack._pointer_of(id(capsule), b"dltensor")
+    ctypes.cast(tensor, ctypes.POINTER(dlpack._ManagedTensor)).contents.tensor.code = 6
+    return capsule
+
+
 def fake_cupy(*, gpus: int = 1, memory_bytes: int = 1 << 28) -> ModuleType:
     """Return a module to be put in the place of ``cupy``; its ``fake`` is the machine behind it."""
     cuda = FakeCuda(gpus, memory_bytes)
@@ -353,6 +430,7 @@ def fake_cupy(*, gpus: int = 1, memory_bytes: int = 1 << 28) -> ModuleType:
     module = ModuleType("cupy")
     module.fake = cuda  # type: ignore[attr-defined]
     module.get_default_memory_pool = lambda: pool  # type: ignore[attr-defined]
+    module.asarray = lambda given: FakeArray.over(cuda, pool, given)  # type: ignore[attr-defined]
     module.cuda = SimpleNamespace(  # type: ignore[attr-defined]
         Device=lambda ordinal: FakeDevice(cuda, ordinal),
         Stream=lambda *, non_blocking: FakeStream(cuda),
@@ -361,6 +439,7 @@ def fake_cupy(*, gpus: int = 1, memory_bytes: int = 1 << 28) -> ModuleType:
         alloc_pinned_memory=lambda nbytes: FakePinned(cuda, nbytes),
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=SimpleNamespace(
+            CUDARuntimeError=CUDARuntimeError,
             memcpyHostToDevice=1,
             memcpyDeviceToHost=2,
             cudaDevAttrMultiProcessorCount=16,
@@ -370,7 +449,30 @@ def fake_cupy(*, gpus: int = 1, memory_bytes: int = 1 << 28) -> ModuleType:
             memsetAsync=memset_async,
             memGetInfo=memory_info,
         ),
-        driver=SimpleNamespace(launchKernel=launch_kernel),
+        driver=SimpleNamespace(CUDADriverError=CUDADriverError, launchKernel=launch_kernel),
+    )
+    return module
+
+
+def fake_torch(cupy: ModuleType) -> ModuleType:
+    """Return a module to be put in the place of ``torch`` whose tensors are arrays of a fake CuPy.
+
+    Its ``streams`` lists the device and the address of each stream that was made current.
+    """
+    module = ModuleType("torch")
+    streams: list[tuple[int, int]] = []
+
+    @contextlib.contextmanager
+    def stream(given: tuple[int, int]) -> Iterator[None]:
+        streams.append(given)
+        yield
+
+    module.streams = streams  # type: ignore[attr-defined]
+    module.from_dlpack = cupy.asarray  # type: ignore[attr-defined]
+    module.cuda = SimpleNamespace(  # type: ignore[attr-defined]
+        ExternalStream=lambda pointer, *, device: (device, pointer),
+        stream=stream,
+        OutOfMemoryError=type("OutOfMemoryError", (RuntimeError,), {}),
     )
     return module
 

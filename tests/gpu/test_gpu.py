@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -58,6 +59,22 @@ def test_the_pool_is_used_again_and_given_back() -> None:
 def test_backends_are_shared_by_threads() -> None:
     with ThreadPoolExecutor(8) as pool:
         assert len({id(found) for found in pool.map(lambda _: cuda_backends("cuda")[0], range(64))}) == 1
+
+
+@pytest.mark.parametrize(("module", "batch_format"), [("cupy", "cupy"), ("torch", "torch")])
+def test_arrays_of_other_libraries_between_two_programs(module: str, batch_format: Any) -> None:
+    library = pytest.importorskip(module)
+
+    def halved(columns: dict[str, Any]) -> dict[str, Any]:
+        assert library.abs(columns["x"][:1]).device == columns["x"].device
+        return {"half": columns["x"] / 2, "big": columns["x"] > 1e6}
+
+    schema = pa.schema({"half": pa.float64(), "big": pa.bool_()})
+    pipeline = flare.from_arrow(pa.table({"x": np.arange(3_000_000.0)})).filter(lambda r: r.x % 3 == 0)
+    pipeline = pipeline.map_batches(halved, schema, batch_format=batch_format)
+    result = pipeline.with_columns(y=lambda r: r.half * 3 if r.big else 0.0).collect(device="cuda", workers=4)
+    x = np.arange(0, 3_000_000, 3.0)
+    assert np.array_equal(result.to_arrow()["y"], np.where(x > 1e6, x / 2 * 3, 0.0))
 
 
 def test_rates_are_those_of_a_gpu() -> None:

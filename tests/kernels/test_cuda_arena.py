@@ -198,3 +198,19 @@ def test_a_block_that_goes_in_a_cycle_can_be_used_again() -> None:
     backend.release_idle()
     backend.zero(again.address, again.nbytes, None)
     assert arena.allocations == 1
+
+
+def test_a_peak_is_that_of_the_time_it_was_watched() -> None:
+    arena = DeviceArena(backend := FaultyBackend())
+    early = arena.watch_peak()
+    blocks = [arena.acquire(class_bytes(100_000)) for _ in range(3)]
+    held = arena.held_bytes
+    assert early.nbytes == held == 3 * class_bytes(100_000)
+    assert (backend.name, arena.idle_bytes) == ("cuda:emulated", 0)
+    del blocks
+    assert (arena.held_bytes, arena.idle_bytes) == (held, held)
+    arena.release_idle()
+    late = arena.watch_peak()
+    assert (arena.held_bytes, late.nbytes) == (0, 0)
+    arena.acquire(class_bytes(100_000))
+    assert (early.nbytes, late.nbytes) == (held, class_bytes(100_000))

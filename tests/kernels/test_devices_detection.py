@@ -95,6 +95,10 @@ def test_unified_memory_is_seen(machine: Surroundings, driver: ctypes.CDLL) -> N
             "as in a container without GPUs",
             "--gpus all",
         ),
+        ({".dockerenv": ""}, "no NVIDIA driver in this container", "docker run --gpus all"),
+        ({"run/.containerenv": ""}, "no NVIDIA driver in this container", "install NVIDIA's driver there"),
+        ({"proc/1/cgroup": "9:memory:/kubepods/besteffort/pod1"}, "in this container", "--gpus all"),
+        ({"proc/1/cgroup": "0::/init.scope"}, "no NVIDIA driver", "Install NVIDIA's driver"),
         ({"proc/sys/kernel/osrelease": "5.15-Microsoft-standard-WSL2"}, "within WSL", "driver of Windows"),
         ({"etc/nv_tegra_release": "R36"}, "on this Jetson", "JetPack"),
     ],
@@ -108,6 +112,13 @@ def test_without_the_library_the_surroundings_say_why(
     assert not found.usable
     assert reason in found.reason
     assert way_out in found.way_out
+
+
+@pytest.mark.parametrize("variable", ["KUBERNETES_SERVICE_HOST", "container"])
+def test_a_container_may_say_so_by_a_variable(tmp_path: Path, variable: str) -> None:
+    found = detect_cuda(surroundings(tmp_path, environ={variable: "x"}))
+    with pytest.raises(DeviceUnavailableError, match="container.*docker run --gpus all"):
+        require_gpu("cuda", found)
 
 
 def test_a_library_that_cannot_be_loaded_is_not_a_missing_one(tmp_path: Path) -> None:
