@@ -214,8 +214,6 @@ class PreparedRun:
         """
         least_rows = 1 if alone else self.least_rows
         rows = self.batcher.batch_size
-        if self._batch_bytes is not None and self.options.batching is None:
-            rows = max(least_rows, min(rows, int(self._batch_bytes / self.bytes_per_row)))
         admission = self.controller.admit(task, rows, self.bytes_per_row, least_rows=least_rows)
         if admission is None and self._goes_on_without_lost_devices():
             admission = self.controller.admit(task, rows, self.bytes_per_row, least_rows=least_rows)
@@ -258,6 +256,7 @@ class PreparedRun:
         measured = nbytes / rows
         self.read_bytes_per_row += 0.25 * (measured - self.read_bytes_per_row)
         self.bytes_per_row = max(1.0, self.read_bytes_per_row + self._out_bytes_per_row)
+        self._bound_batches()
         if admission.reservation is not None:
             admission.reservation.correct(nbytes + math.ceil(rows * self._out_bytes_per_row))
 
@@ -306,6 +305,12 @@ class PreparedRun:
     def remember(self) -> None:
         """Keep the batch size for the next run of the same work."""
         self.sizing.remember()
+
+    def _bound_batches(self) -> None:
+        """Tell the batcher how many rows the memory of one batch has room for."""
+        sizes_are_asked_for = self.options.batching is not None and not self.allotment.is_given
+        if self._batch_bytes is not None and not sizes_are_asked_for:
+            self.batcher.bound(max(self.least_rows, int(self._batch_bytes / self.bytes_per_row)))
 
     def _trim_pool(self, admission: Admission) -> None:
         """Give memory that lies idle back to the system where, with what is reserved, it would exceed the limit."""
@@ -367,6 +372,7 @@ class PreparedRun:
         for need in standing:
             self.budget.reserve(need.stage, need.total_bytes)
         self._batch_bytes = self.allotment.batch_bytes(standing, tasks, self.window)
+        self._bound_batches()
         if self.budget.limit_bytes is not None:
             for task in self.source_task_names:
                 self.budget.guarantee(task, int(self.least_rows * self.bytes_per_row) + 1)
@@ -394,6 +400,7 @@ class PreparedRun:
         ):
             return None  # what a filter keeps may be a fraction: by batches it takes no more than that
         self.bytes_per_row = 0.0  # batches allocate nothing any more
+        self.batcher.bound(None)
         return output
 
 

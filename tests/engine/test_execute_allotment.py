@@ -143,3 +143,17 @@ def test_memory_that_lies_idle_counts(lines: Path, tmp_path: Path) -> None:
     assert pool.statistics().idle_bytes >= 64 * MIB
     kept(lines).write_parquet(tmp_path / "out.parquet").run(memory_limit=16_000_000, workers=1)
     assert pool.statistics().idle_bytes <= 16_000_000
+
+
+def test_sizes_that_the_limit_made_smaller_are_said_to_be_so(lines: Path, tmp_path: Path) -> None:
+    limited = kept(lines).write_parquet(tmp_path / "a.parquet").run(memory_limit=16_000_000, workers=2)
+    free = kept(lines).write_parquet(tmp_path / "b.parquet").run(workers=2)
+    assert limited.batch_size is not None and free.batch_size is not None
+    assert limited.batch_size.bound == "memory" != free.batch_size.bound
+    assert limited.batch_size.rows < free.batch_size.rows
+
+
+def test_one_result_for_all_tasks_needs_no_bound_on_batches() -> None:
+    table = pa.table({"a": pa.array(range(500_000))})
+    pipeline = flare.from_arrow(table).filter(lambda r: r.a % 2 == 0)
+    assert pipeline.collect(memory_limit="100MB", workers=2).num_rows == 250_000
