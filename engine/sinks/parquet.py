@@ -161,11 +161,12 @@ class _RowGroups:
     def _begun(self, group: pa.Table) -> pq.ParquetWriter:
         """Return the writer, made for the values of the first row group."""
         if self._writer is None:
+            dictionaries: Any = columns_worth_a_dictionary(group)  # the stubs do not know of lists
             self._writer = pq.ParquetWriter(
                 self._stream,
                 self._schema,
                 compression=self._compression,
                 compression_level=self._level,
-                use_dictionary=columns_worth_a_dictionary(group),
+                use_dictionary=dictionaries,
             )
         return self._writer

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -446,3 +447,22 @@ def test_bytes(values: list[bytes | None]) -> None:
                 read(ParquetSource.open(path, decoder="polars")).to_pylist()
                 == pq.read_table(path).to_pylist()
             )
+
+
+def test_a_row_group_too_large_to_hold_as_it_is_in_the_file_is_read_page_by_page(tmp_path: Path) -> None:
+    rows = 1_500_000
+    numbers = pa.array(np.random.default_rng(3).integers(2**60, size=rows))
+    table = pa.table({"n": numbers, "s": pa.array(range(rows)).cast(pa.string())})
+    path = write(tmp_path / "a.parquet", table, row_group_size=rows)
+    source = ParquetSource.open(path)
+    small = source.with_blocks(2**18)
+    assert small.description.endswith("decoded by pyarrow")
+    assert small.reading_bytes <= 8 * 2**18 < source.reading_bytes
+    before, most, row = pa.total_allocated_bytes(), 0, 0
+    for part in small.partitions():
+        for batch in part.read(lambda: 100_000):
+            most = max(most, pa.total_allocated_bytes() - before)
+            assert batch.to_arrow().equals(table.slice(row, batch.num_rows).to_batches()[0])
+            row += batch.num_rows
+    assert row == rows
+    assert most < table.nbytes / 3
