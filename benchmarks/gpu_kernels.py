@@ -32,9 +32,11 @@ from benchmarks.harness.report import (
     write_json,
 )
 from dataflare.kernels.cuda.assembler import assemble, assembler_version, machine_instructions
-from dataflare.kernels.cuda.codegen import SEGMENT_ROWS, KernelText, ProgramKernels
+from dataflare.kernels.cuda.codegen import ProgramKernels
 from dataflare.kernels.cuda.emulated import EmulatedBackend
+from dataflare.kernels.cuda.filtering import SEGMENT_ROWS
 from dataflare.kernels.cuda.fused import compile_cuda
+from dataflare.kernels.cuda.kernel_text import KernelText
 from dataflare.kernels.cuda.ptx import image_of
 from dataflare.kernels.cuda.target import cuda_target
 from dataflare.kernels.memory.column import HostColumn

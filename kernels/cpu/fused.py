@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import struct
-import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -27,11 +26,11 @@ from dataflare.kernels.llvm.layout import (
     ProgramLayout,
     fixed_width_bytes,
 )
-from dataflare.kernels.llvm.results import ResultColumns, Selection, WrittenBlocks
+from dataflare.kernels.llvm.results import ResultColumns, Selection, Written
 from dataflare.kernels.llvm.strings import result_bits, result_bytes
 from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.column import HostColumn
-from dataflare.kernels.memory.dictionaries import nulls_in_indices
+from dataflare.kernels.memory.dictionaries import DictionaryCache, Entries, nulls_in_indices
 from dataflare.kernels.memory.pool import HostBlock, default_pool
 from dataflare.kernels.udf.ir import StringOp
 from dataflare.kernels.udf.program import Lowered, RecordProgram
@@ -92,8 +91,8 @@ class CpuProgram:
         self._may_be_null = tuple(program.input_schema.field(number).nullable for number in program.columns)
         widths = [out.width_bytes for out in generated.dense.outputs]
         self._row_bytes = sum(widths)
-        self._dictionary_results: dict[tuple[StringOp, int, int], tuple[HostColumn, HostBlock]] = {}
-        self._lock = threading.Lock()
+        self._exchanged: DictionaryCache[Entries] = DictionaryCache()
+        self._dictionary_results: DictionaryCache[HostBlock] = DictionaryCache()
 
     def source(self) -> str:
         """Return the generated LLVM code."""
@@ -112,7 +111,7 @@ class CpuProgram:
             If a column that the schema declares without nulls has some.
         """
         if self._dictionaries:
-            columns = nulls_in_indices(columns, self._dictionaries)
+            columns = nulls_in_indices(columns, self._dictionaries, self._exchanged)
         return self._variant(columns, num_rows).run(columns, num_rows)
 
     def _variant(self, columns: Sequence[HostColumn], num_rows: int) -> _Variant:
@@ -142,7 +141,10 @@ class CpuProgram:
         """
         if self._dictionaries:
             blocks = [
-                InputBlock(tuple(nulls_in_indices(block.columns, self._dictionaries)), block.num_rows)
+                InputBlock(
+                    tuple(nulls_in_indices(block.columns, self._dictionaries, self._exchanged)),
+                    block.num_rows,
+                )
                 for block in blocks
             ]
         nullable = any(column.null_count for block in blocks for column in block.columns)
@@ -160,12 +162,9 @@ class CpuProgram:
 
     def dictionary_table(self, op: StringOp, dictionary: HostColumn) -> HostBlock:
         """Return the results of a string operation for each distinct value, computed once per dictionary."""
-        addresses = dictionary.addresses
-        key = (op, addresses[1] if len(addresses) > 1 else 0, dictionary.offset)
-        with self._lock:
-            known = self._dictionary_results.get(key)
-            if known is not None and known[0].length == dictionary.length and known[0].addresses == addresses:
-                return known[1]
+        known = self._dictionary_results.find(op, dictionary)
+        if known is not None:
+            return known
         rows = dictionary.length
         block = default_pool().acquire(max(1, rows) * result_bytes(op))
         ctypes.memset(block.address, 0, max(1, rows) * result_bytes(op))  # entry 0 is read under nulls
@@ -179,10 +178,7 @@ class CpuProgram:
         function(address, address, 0, rows, block.address)
         if result_bits(op) == 1:
             block = _packed(block, max(1, rows))
-        with self._lock:
-            if len(self._dictionary_results) >= 64:
-                self._dictionary_results.clear()
-            self._dictionary_results[key] = (dictionary, block)
+        self._dictionary_results.keep(op, dictionary, block)
         return block
 
 
@@ -242,30 +238,30 @@ class _Variant:
         if self._plain_outputs is not None and num_rows <= SMALL_ROWS:
             return self._run_small(slots, num_rows, acquire)
         bitmap_bytes = (num_rows + 7) >> 3
-        blocks: list[WrittenBlocks] = []
+        written: list[Written] = []
         for width, has_validity in self._widths:
             block = acquire(num_rows * width if width else bitmap_bytes)
             slots.append(block.address)
             if has_validity:
                 validity = acquire(bitmap_bytes)
                 slots.append(validity.address)
-                blocks.append((block, validity))
+                written.append((block.address, validity.address, block, validity))
             else:
                 slots.append(0)
-                blocks.append((block, None))
+                written.append((block.address, 0, block, None))
         chosen = None
         if self._layout.selection is not None:
             selection = acquire(bitmap_bytes)
             slots.append(selection.address)
-            chosen = Selection(selection, num_rows)
-        written = self._call(self._pack(*slots))
+            chosen = Selection(selection.address, selection, num_rows)
+        count = self._call(self._pack(*slots))
         values: tuple[int, ...] = ()
         if self._counters:
             values = self._read_counters.unpack(ctypes.string_at(counters, 8 * self._counters))
         if chosen is not None:
-            chosen.kept = written
-        results = self._results.columns(blocks, written, values, columns, chosen)
-        return ProgramResult(results, written, sum(values[: self._drops]))
+            chosen.kept = count
+        results = self._results.columns(written, count, values, columns, chosen)
+        return ProgramResult(results, count, sum(values[: self._drops]))
 
     def _run_small(
         self, slots: list[int], num_rows: int, acquire: Callable[[int], HostBlock]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -24,6 +24,7 @@ __all__ = [
     "DeviceBlock",
     "MemoryInfo",
     "Piece",
+    "Stretch",
     "notes_loss",
     "pieces",
     "settled",
@@ -41,6 +42,10 @@ class MemoryInfo(NamedTuple):
 
     free_bytes: int
     total_bytes: int
+
+
+Stretch = tuple[int, int, int]
+"""Bytes to copy into a block: where in it, where they are on the host, how many."""
 
 
 class DeviceBlock(Protocol):
@@ -96,6 +101,14 @@ class DeviceBackend(Protocol):
     def upload(self, address: int, host_address: int, nbytes: int, stream: Any) -> None:
         """Copy bytes of host memory, which may be used again at once, to the device."""
         ...
+
+    def upload_all(self, base: int, stretches: Sequence[Stretch], stream: Any) -> None:
+        """Copy stretches, which follow each other, into the block at ``base``.
+
+        What lies between the stretches in the block has no meaning afterwards, but does not reach beyond them.
+        """
+        for place, host_address, nbytes in stretches:
+            self.upload(base + place, host_address, nbytes, stream)
 
     def download(self, host_address: int, address: int, nbytes: int, stream: Any) -> None:
         """Copy bytes of the device to host memory, which holds them after `synchronize`."""
@@ -155,13 +168,20 @@ def notes_loss(backend: DeviceBackend, error: BaseException) -> bool:
     return gone
 
 
-@contextlib.contextmanager
-def settled(backend: DeviceBackend, stream: Any) -> Iterator[None]:
-    """Wait for the work that is begun inside, whatever becomes of it: only then may others have its memory."""
-    try:
-        yield
-    except BaseException as error:
-        notes_loss(backend, error)
-        with contextlib.suppress(DataFlareError):  # the first failure is the one to tell
-            backend.synchronize(stream)
-        raise
+class settled:  # noqa: N801 - a statement, as those of contextlib
+    """Wait for the work that is begun inside if it fails: only then may others have its memory."""
+
+    __slots__ = ("_backend", "_stream")
+
+    def __init__(self, backend: DeviceBackend, stream: Any) -> None:
+        self._backend = backend
+        self._stream = stream
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            notes_loss(self._backend, error)
+            with contextlib.suppress(DataFlareError):  # the first failure is the one to tell
+                self._backend.synchronize(self._stream)

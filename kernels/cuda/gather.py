@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from dataflare.kernels.cuda.codegen import SEGMENT_ROWS, KernelText, kernel_of
+from dataflare.kernels.cuda.filtering import SEGMENT_ROWS
+from dataflare.kernels.cuda.kernel_text import KernelText, kernel_of
 from dataflare.kernels.cuda.reading import VECTOR_BYTES, Reader
 from dataflare.kernels.cuda.threads import WARP_THREADS, Threads, only_if, popcount
 from dataflare.kernels.llvm.counting import counted_loop

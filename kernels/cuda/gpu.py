@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
-from dataflare.kernels.cuda.device import DeviceBackend, MemoryInfo
+from dataflare.kernels.cuda.device import DeviceBackend, MemoryInfo, Stretch
 from dataflare.kernels.cuda.ptx import KernelImage
 from dataflare.kernels.cuda.staging import PinnedRing
 from dataflare.kernels.cuda.target import cuda_target
@@ -141,6 +141,11 @@ class CupyBackend(DeviceBackend):
         """Copy bytes to the device by way of page-locked memory."""
         with self._here:
             self._ring().upload(address, host_address, nbytes, stream)
+
+    def upload_all(self, base: int, stretches: Sequence[Stretch], stream: Any) -> None:
+        """Copy stretches by way of page-locked memory, short ones together."""
+        with self._here:
+            self._ring().upload_all(base, stretches, stream)
 
     def download(self, host_address: int, address: int, nbytes: int, stream: Any) -> None:
         """Copy bytes of the device to page-locked memory, and from there where they belong in `synchronize`."""

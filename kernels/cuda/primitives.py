@@ -6,9 +6,8 @@ Stone, 1973), then each thread its own again. Integers only, so the order of add
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-from dataflare.kernels.cuda.codegen import KernelText
+from dataflare.kernels.cuda.kernel_text import KernelText
+from dataflare.kernels.llvm.target import Target
 
 __all__ = ["SUM_THREADS", "running_sum_kernel"]
 
@@ -108,13 +107,12 @@ attributes #3 = {{ convergent nounwind }}
 """
 
 
-@lru_cache(maxsize=16)
-def running_sum_kernel(triple: str) -> KernelText:
+def running_sum_kernel(target: Target) -> KernelText:
     """Return the kernel that replaces each of ``n`` int64 by the sum of those before it, and writes the total.
 
     To be launched as one block of `SUM_THREADS` threads. Slots: n, the address of the numbers, that of the total.
     """
     text = _TEXT.format(
-        triple=triple, threads=SUM_THREADS, last=SUM_THREADS - 1, shift=SUM_THREADS.bit_length() - 1
+        triple=target.triple, threads=SUM_THREADS, last=SUM_THREADS - 1, shift=SUM_THREADS.bit_length() - 1
     )
     return KernelText(text, "running_sum", 3)

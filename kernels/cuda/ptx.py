@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataflare.kernels.cpu import cache
-from dataflare.kernels.cuda.codegen import KernelText
+from dataflare.kernels.cuda.kernel_text import KernelText
 from dataflare.kernels.llvm.optimise import LLVM_LOCK, binding, optimised
 from dataflare.kernels.llvm.target import Target
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataflare.kernels.llvm.arguments import Arguments
 from dataflare.kernels.llvm.emit import Code, Emitter
-from dataflare.kernels.llvm.layout import ColumnLayout, fixed_width_bytes
+from dataflare.kernels.llvm.layout import ColumnLayout, stored_bytes
 
 __all__ = ["VECTOR_BYTES", "Reader"]
 
@@ -40,10 +40,10 @@ class Reader(Arguments):
         return min(VECTOR_BYTES, lanes * width_bytes) if self._aligned else min(VECTOR_BYTES, width_bytes)
 
     def fixed(self, emitter: Emitter, column: ColumnLayout, element: str, row: str) -> str:
-        """Read a group of values of one width, as ``element``."""
+        """Read a group of values of one width, or of indices into a dictionary, as ``element``."""
         code = self.code
         address = code.value(f"getelementptr {element}, ptr {self.pointer(column.data)}, i64 {row}")
-        align = self.alignment(emitter.lanes, fixed_width_bytes(column.type) or 1)
+        align = self.alignment(emitter.lanes, stored_bytes(column.type) or 1)
         return code.value(f"load {emitter.type_of(element)}, ptr {address}, align {align}")
 
     def decimal(self, emitter: Emitter, column: ColumnLayout, row: str) -> str:

@@ -9,21 +9,23 @@ and any stream may use it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from dataflare.kernels.cuda import gather
-from dataflare.kernels.cuda.codegen import SEGMENT_ROWS, ProgramKernels
+from dataflare.kernels.cuda.codegen import ProgramKernels
 from dataflare.kernels.cuda.column import DeviceColumn, offset_bytes, value_bytes
 from dataflare.kernels.cuda.copies import to_device
 from dataflare.kernels.cuda.device import DeviceBackend, DeviceBlock, pieces, settled
+from dataflare.kernels.cuda.filtering import SEGMENT_ROWS
 from dataflare.kernels.cuda.fused import CudaProgram
-from dataflare.kernels.cuda.launching import launcher_of
+from dataflare.kernels.cuda.kernel_text import KernelText
+from dataflare.kernels.cuda.launching import LoadedKernel, launcher_of
 from dataflare.kernels.cuda.taking import GatheredStrings, bitmap_slots, integers_at, take_values
 from dataflare.kernels.cuda.transfer import Upload, planner
-from dataflare.kernels.errors import SchemaError
+from dataflare.kernels.errors import DeviceMemoryError, SchemaError
 from dataflare.kernels.llvm.layout import ColumnForm, ColumnLayout, OutputLayout, is_view
 from dataflare.kernels.llvm.results import Selection
 from dataflare.kernels.memory.column import HostColumn
@@ -48,6 +50,9 @@ class ResidentResult(NamedTuple):
 class ResidentProgram:
     """A compiled program for batches on its device. Thread-safe.
 
+    Where the device is full, what lies idle there is given back and the step tried once more. Parts of a batch would
+    not help, as in programs over host memory: the whole result has to lie beside the batch in the end.
+
     Parameters
     ----------
     compiled
@@ -55,8 +60,8 @@ class ResidentProgram:
     """
 
     def __init__(self, compiled: CudaProgram, backend: DeviceBackend) -> None:
-        self.program = compiled.program
-        program = compiled.program
+        self.program = program = compiled.program
+        self._compiled = compiled
         self._may_be_null = tuple(program.input_schema.field(number).nullable for number in program.columns)
         self._dense = _Variant(compiled, program.dense, "dense", backend)
         self._nullable = _Variant(compiled, program.nullable, "nullable", backend)
@@ -69,7 +74,7 @@ class ResidentProgram:
         SchemaError
             If a column that the schema declares without nulls has some.
         DeviceMemoryError
-            If the result does not fit the device.
+            If the result does not fit the device, even without what lay idle there.
         """
         variant = self._dense
         for name, column, may in zip(self.program.required_columns, columns, self._may_be_null, strict=True):
@@ -81,7 +86,20 @@ class ResidentProgram:
                 )
             if has_nulls and may:
                 variant = self._nullable
-        return variant.run(columns, num_rows)
+        try:
+            return variant.run(columns, num_rows)
+        except DeviceMemoryError:
+            pass  # the error keeps the memory of the attempt until it goes
+        self._compiled.release_idle()
+        try:
+            return variant.run(columns, num_rows)
+        except DeviceMemoryError as error:
+            functions = ", ".join(self.program.functions) or "a step"
+            raise DeviceMemoryError(
+                f"{functions} over {num_rows:,} records does not fit {self._compiled.device}, where nothing lies idle "
+                f"any more: {error} Let go of other batches there, work on slices of this one, or take it to_host() "
+                "first."
+            ) from error
 
 
 class _Variant:
@@ -92,12 +110,19 @@ class _Variant:
         self.compiled = compiled
         self.lowered = lowered
         self.launcher = launcher_of(backend)
-        self.key = (program.key, name)
         self.kernels = ProgramKernels(program, lowered, name, backend.target)
         self.positions = {number: position for position, number in enumerate(program.columns)}
         self.places = {id(out.output): place for place, out in enumerate(self.kernels.layout.outputs)}
         self._backend = backend
         self._literals: dict[tuple[str, pa.DataType], DeviceColumn] = {}
+        self._loaded: dict[str, LoadedKernel] = {}
+
+    def kernel(self, name: str, make: Callable[[], KernelText]) -> LoadedKernel:
+        """Return the kernel known by ``name``, or the one that ``make`` returns."""
+        known = self._loaded.get(name)
+        if known is None:
+            known = self._loaded[name] = self.compiled.kernel(make())
+        return known
 
     def run(self, columns: Sequence[AnyColumn], num_rows: int) -> ResidentResult:
         """Run over one batch."""
@@ -152,13 +177,10 @@ class _Run:
         written = [_Written(self._backend, out, rows) for out in layout.outputs]
         slots = [rows, head.address, *inputs, *(slot for one in written for slot in one.slots)]
         threads = rows if self._kernels.writes_bits else rows // self._kernels.group_rows
-        self._launcher.launch(
-            (*self._variant.key, "map", aligned),
-            lambda: self._kernels.map(aligned=aligned),
-            threads,
-            slots,
-            self.stream,
+        kernel = self._variant.kernel(
+            "map" if aligned else "map_unaligned", lambda: self._kernels.map(aligned=aligned)
         )
+        self._launcher.launch(kernel, threads, slots, self.stream)
         counts = self._counts(head, written)
         columns = [one.column(rows, counts, self._source_of(one)) for one in written]
         return ResidentResult(self._assembled(columns, rows, None, None), rows, 0)
@@ -176,7 +198,7 @@ class _Run:
         if layout.selection is not None:
             trailing.insert(0, base + bits.offset)
         slots = [rows, base, *inputs, *[0] * (2 * len(layout.outputs)), *trailing]
-        launcher.launch((*self._variant.key, "select"), self._kernels.select, rows, slots, stream)
+        launcher.launch(self._variant.kernel("select", self._kernels.select), rows, slots, stream)
         launcher.add_up(base + places.offset, segments, base + 8 * layout.counters, stream)
         counts: Sequence[int] = integers_at(launcher, base, layout.counters + 1, stream)
         kept, dropped = counts[-1], sum(counts[: self._drops])
@@ -188,7 +210,7 @@ class _Run:
             for one in written:
                 one.zero_bits(stream)
             slots = [rows, base, *inputs, *(slot for one in written for slot in one.slots), *trailing]
-            launcher.launch((*self._variant.key, "write"), self._kernels.write, rows, slots, stream)
+            launcher.launch(self._variant.kernel("write", self._kernels.write), rows, slots, stream)
             counts = self._counts(scratch, written)
             columns = [one.column(kept, counts, self._source_of(one)) for one in written]
         listed = self._listed(base + bits.offset, base + places.offset, kept)
@@ -271,13 +293,8 @@ class _Run:
         if kept == self._rows or self._layout.selection is None:
             return None
         block = self._scratch(8 * kept)
-        self._launcher.launch(
-            "kept_rows",
-            lambda: gather.kept_rows_kernel(self._backend.target),
-            self._rows,
-            [self._rows, bits, places, block.address],
-            self.stream,
-        )
+        kernel = self._launcher.shared("kept_rows", lambda: gather.kept_rows_kernel(self._backend.target))
+        self._launcher.launch(kernel, self._rows, [self._rows, bits, places, block.address], self.stream)
         return block
 
     def _selection(self, bits: int, kept: int) -> Selection | None:
@@ -287,7 +304,7 @@ class _Run:
         block = default_pool().acquire((self._rows + 7) // 8)
         self._backend.download(block.address, bits, block.nbytes, self.stream)
         self._backend.synchronize(self.stream)
-        chosen = Selection(block, self._rows)
+        chosen = Selection(block.address, block, self._rows)
         chosen.kept = kept
         return chosen
 
@@ -376,7 +393,7 @@ class _Written:
             self._backend.zero(self._data, self._sizes[1], stream)
 
     def column(self, count: int, counts: Sequence[int], source: DeviceColumn | None) -> DeviceColumn:
-        """Return the column; of views, those of ``source`` in another order over the same bytes."""
+        """Return the column; what ``source`` had besides values, the bytes of views and a dictionary, it has too."""
         output = self.layout.output
         nulls = 0 if self.layout.counter is None else count - counts[self.layout.counter]
         addresses: tuple[int, ...] = (self._validity if nulls else 0, self._data)
@@ -394,7 +411,10 @@ class _Written:
                 table=source.table,
             )
         data_type = pa.int32() if output.sources else output.type
-        return DeviceColumn(self._backend, data_type, count, addresses, sizes, nulls, self._block)
+        dictionary = None if source is None else source.dictionary
+        return DeviceColumn(
+            self._backend, data_type, count, addresses, sizes, nulls, self._block, dictionary=dictionary
+        )
 
 
 def _no_values(data_type: pa.DataType) -> pa.Array[Any]:

@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 
 from dataflare.kernels.cuda import gather
-from dataflare.kernels.cuda.codegen import SEGMENT_ROWS
 from dataflare.kernels.cuda.column import DeviceColumn, offset_bytes, value_bytes
 from dataflare.kernels.cuda.device import DeviceBlock, pieces
+from dataflare.kernels.cuda.filtering import SEGMENT_ROWS
 from dataflare.kernels.cuda.launching import Launcher
 from dataflare.kernels.memory.pool import default_pool
 
@@ -57,8 +57,7 @@ def take_values(
     if width:
         address = column.data_address
         launcher.launch(
-            ("take", width),
-            lambda: gather.take_values_kernel(width, backend.target),
+            launcher.shared(("take", width), lambda: gather.take_values_kernel(width, backend.target)),
             count,
             [count, rows.address, address, base + data.offset],
             stream,
@@ -66,8 +65,7 @@ def take_values(
     bits = [(1, data.offset)] * (not width) + [(0, validity.offset)] * column.may_have_nulls
     for buffer, offset in bits:
         launcher.launch(
-            "take_bits",
-            lambda: gather.take_bits_kernel(backend.target),
+            launcher.shared("take_bits", lambda: gather.take_bits_kernel(backend.target)),
             count,
             [count, rows.address, *bitmap_slots(column, buffer), base + offset],
             stream,
@@ -150,8 +148,7 @@ class GatheredStrings:
             ]
         spec = self._spec
         launcher.launch(
-            ("lengths", spec),
-            lambda: gather.string_lengths_kernel(spec, backend.target),
+            launcher.shared(("lengths", spec), lambda: gather.string_lengths_kernel(spec, backend.target)),
             count,
             self._slots,
             stream,
@@ -166,8 +163,7 @@ class GatheredStrings:
         text = backend.acquire(max(1, nbytes))
         self._slots[9] = text.address
         launcher.launch(
-            ("copy", spec),
-            lambda: gather.copy_strings_kernel(spec, backend.target),
+            launcher.shared(("copy", spec), lambda: gather.copy_strings_kernel(spec, backend.target)),
             self._count,
             self._slots,
             stream,

@@ -24,6 +24,7 @@ __all__ = [
     "fixed_width_bytes",
     "is_view",
     "layout_of",
+    "stored_bytes",
 ]
 
 HEADER_SLOTS = 2
@@ -118,14 +119,28 @@ def is_view(data_type: pa.DataType) -> bool:
     return bool(pa.types.is_string_view(data_type) or pa.types.is_binary_view(data_type))
 
 
-def layout_of(program: RecordProgram, lowered: Lowered) -> ProgramLayout:
-    """Return the argument block of one variant."""
+def stored_bytes(data_type: Any) -> int | None:
+    """Return `fixed_width_bytes`, or the bytes of an index into a dictionary."""
+    if pa.types.is_dictionary(data_type):
+        return int(data_type.index_type.bit_width) // 8
+    return fixed_width_bytes(data_type)
+
+
+def layout_of(program: RecordProgram, lowered: Lowered, *, moves_indices: bool = False) -> ProgramLayout:
+    """Return the argument block of one variant.
+
+    ``moves_indices`` says that the code of a filter moves dictionary columns that are carried along, as it does
+    values; otherwise they are left to Arrow.
+    """
     ops = string_ops(lowered)
+    moved = {o.carried for o in lowered.outputs} if moves_indices and lowered.keep is not None else set()
     columns: dict[int, ColumnLayout] = {}
     slot = HEADER_SLOTS
     for number in program.columns:
         data_type = program.input_schema.field(number).type
         form, tables = _form(data_type, number, ops)
+        if form is ColumnForm.NONE and number in moved and pa.types.is_dictionary(data_type):
+            form = ColumnForm.DICTIONARY
         size = 2 + {ColumnForm.FIXED: 1, ColumnForm.DICTIONARY: 1 + len(tables), ColumnForm.NONE: 0}.get(
             form, 2
         )
@@ -138,7 +153,8 @@ def layout_of(program: RecordProgram, lowered: Lowered) -> ProgramLayout:
         if output.carried is not None:
             if lowered.keep is None:
                 continue  # handed on as it is
-            width = fixed_width_bytes(output.type)
+            is_moved = output.carried in moved and columns[output.carried].form is ColumnForm.DICTIONARY
+            width = stored_bytes(output.type) if is_moved else fixed_width_bytes(output.type)
             if width is None:
                 selection = -1
                 continue

@@ -7,20 +7,32 @@ records are kept; strings that a function chooses among are taken where the kern
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataflare.kernels.llvm.layout import OutputLayout, ProgramLayout, is_view
 from dataflare.kernels.memory.column import HostColumn
-from dataflare.kernels.memory.pool import HostBlock
 from dataflare.kernels.udf.program import Lowered, Output
 
-__all__ = ["ResultColumns", "Selection", "WrittenBlocks"]
+__all__ = ["ResultColumns", "Selection", "Written"]
 
-WrittenBlocks = tuple[HostBlock, HostBlock | None]
-"""The values of one result, and its validity bitmap if it may hold nulls."""
+_FILTER, _DROP = pc.get_function("array_filter"), pc.FilterOptions("drop")
+
+Written = tuple[int, int, object, object]
+"""The addresses of the values of a result and of its validity, 0 if it has none, and what keeps the memory of each."""
+
+
+class _Field(NamedTuple):
+    """A result, its layout and place among those that code writes, and what it writes."""
+
+    output: Output
+    out: Any  # an OutputLayout, or None where code does not write it
+    position: int | None
+    type: pa.DataType
+    moves_views: bool
+    moves_indices: bool
 
 
 class ResultColumns:
@@ -38,15 +50,17 @@ class ResultColumns:
         places = {id(out.output): i for i, out in enumerate(layout.outputs)}
         self._fields = tuple(self._field(output, places.get(id(output))) for output in lowered.outputs)
 
-    def _field(self, output: Output, position: int | None) -> tuple[Output, Any, int | None, pa.DataType]:
-        """Return a result column, its layout, its place among those the code writes, and the type written."""
+    def _field(self, output: Output, position: int | None) -> _Field:
+        out = None if position is None else self._layout.outputs[position]
         stored = pa.int32() if output.sources else output.type
-        return output, None if position is None else self._layout.outputs[position], position, stored
+        is_moved = output.carried is not None and position is not None
+        moves_views, moves_indices = is_view(stored), pa.types.is_dictionary(stored)
+        return _Field(output, out, position, stored, is_moved and moves_views, is_moved and moves_indices)
 
     def columns(
         self,
-        blocks: Sequence[WrittenBlocks],
-        written: int,
+        written: Sequence[Written],
+        count: int,
         counters: Sequence[int],
         columns: Sequence[HostColumn],
         chosen: Selection | None,
@@ -55,9 +69,9 @@ class ResultColumns:
 
         Parameters
         ----------
-        blocks
-            What was written, in the order of the layout's outputs.
         written
+            Where results were written, in the order of the layout's outputs.
+        count
             Rows of the result.
         counters
             The counters that the kernel filled.
@@ -67,25 +81,30 @@ class ResultColumns:
             Which rows were kept, where there are columns that the kernel did not move.
         """
         results = []
-        for output, out, position, data_type in self._fields:
+        for output, out, position, data_type, moves_views, moves_indices in self._fields:
             if position is None:
                 assert output.carried is not None
                 column = columns[self._positions[output.carried]]
                 results.append(column if chosen is None else chosen.apply(column))
                 continue
-            owner, bitmap = blocks[position]
-            if output.carried is not None and is_view(data_type):
-                nulls = 0 if bitmap is None else written - counters[out.counter]
-                source = columns[self._positions[output.carried]]
-                results.append(_moved_views(source, owner, bitmap, written, nulls))
-                continue
-            if bitmap is None:
-                result = HostColumn.from_block(data_type, written, 0, owner.address, 0, owner)
+            address, validity, owner, validity_owner = written[position]
+            nulls = count - counters[out.counter] if validity else 0
+            if nulls:
+                owner = owner if validity_owner is owner else (owner, validity_owner)
             else:
-                nulls = written - counters[out.counter]
-                kept_alive = (owner, bitmap) if nulls else owner
-                address = bitmap.address if nulls else 0
-                result = HostColumn.from_block(data_type, written, address, owner.address, nulls, kept_alive)
+                validity = 0
+            if moves_views:
+                assert output.carried is not None
+                source = columns[self._positions[output.carried]]
+                results.append(_moved_views(source, address, validity, count, nulls, owner))
+                continue
+            dictionary = None
+            if moves_indices:
+                assert output.carried is not None
+                dictionary = columns[self._positions[output.carried]].dictionary
+            result = HostColumn(
+                data_type, count, 0, nulls, None, (validity, address), None, owner, None, dictionary
+            )
             if output.sources:
                 result = self._strings(out, result, columns, chosen)
             results.append(result)
@@ -113,11 +132,20 @@ class ResultColumns:
 
 
 class Selection:
-    """Which records a filter kept, as a bitmap, applied to the columns that generated code does not move itself."""
+    """Which records a filter kept, as a bitmap, applied to the columns that generated code does not move itself.
 
-    def __init__(self, bitmap: HostBlock, num_rows: int) -> None:
+    Parameters
+    ----------
+    address
+        Where the bitmap is.
+    owner
+        What keeps it.
+    """
+
+    def __init__(self, address: int, owner: object, num_rows: int) -> None:
         self.kept = 0
-        self._bitmap = bitmap
+        self._address = address
+        self._owner = owner
         self._num_rows = num_rows
         self._mask: Any = None
 
@@ -126,26 +154,25 @@ class Selection:
         if self.kept == self._num_rows:
             return column
         if self._mask is None:
-            buffer = pa.foreign_buffer(self._bitmap.address, (self._num_rows + 7) // 8, base=self._bitmap)
+            buffer = pa.foreign_buffer(self._address, (self._num_rows + 7) // 8, base=self._owner)
             self._mask = pa.Array.from_buffers(pa.bool_(), self._num_rows, [None, buffer])
         array = column.to_arrow()
         try:
-            return HostColumn.from_arrow(array.filter(self._mask))
+            return HostColumn.from_arrow(_FILTER.call([array, self._mask], _DROP))
         except pa.ArrowNotImplementedError:  # run-end encoding, for one, has no filter kernel
             return HostColumn.from_arrow(array.take(pc.indices_nonzero(self._mask)))
 
 
 def _moved_views(
-    source: HostColumn, views: HostBlock, bitmap: HostBlock | None, length: int, nulls: int
+    source: HostColumn, address: int, validity: int, length: int, nulls: int, owner: object
 ) -> HostColumn:
     """Return a column of views that were moved, over the buffers that they point into."""
     sizes = [0 if buffer is None else buffer.size for buffer in source.to_arrow().buffers()[2:]]
-    validity = bitmap.address if bitmap is not None and nulls else 0
     return HostColumn.from_buffers(
         source.type,
         length,
-        (validity, views.address, *source.addresses[2:]),
+        (validity, address, *source.addresses[2:]),
         ((length + 7) // 8, 16 * length, *sizes),
         nulls,
-        (views, bitmap, source),
+        (owner, source),
     )

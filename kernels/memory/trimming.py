@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["trimmed"]
+__all__ = ["trimmed", "used_ranges"]
 
 _LEAST_WASTE_BYTES = 1 << 14  # below this, sending unused text is cheaper than copying the used
 
@@ -124,10 +124,7 @@ def _trimmed_views(array: pa.Array[Any]) -> pa.Array[Any]:
         nothing: pa.Array[Any] = pa.array([], type=array.type)
         return nothing
     fields = np.frombuffer(memoryview(part), dtype="<i4").reshape(-1, 4)  # length, prefix, buffer, offset
-    long = fields[:, 0] > 12
-    long[:skip] = False
-    if array.null_count:
-        long[skip:] &= np.asarray(pc.is_valid(array).to_numpy(zero_copy_only=False))
+    long = _points(fields, array, skip)
     used = fields[long]
     used_bytes = int(used[:, 0].sum(dtype=np.int64))
     texts_bytes: int = sum([text.size for text in texts])
@@ -145,6 +142,26 @@ def _trimmed_views(array: pa.Array[Any]) -> pa.Array[Any]:
     moved[~long & (fields[:, 0] > 12)] = 0  # rows before the slice, and nulls: may point outside now
     texts = [text.slice(first, last - first) for text, (first, last) in zip(texts, ranges, strict=True)]
     return pa.Array.from_buffers(array.type, rows, [validity, pa.py_buffer(moved.data), *texts], -1, skip)
+
+
+def used_ranges(array: pa.Array[Any]) -> Sequence[tuple[int, int]]:
+    """Return the range of bytes that the rows of an array of views use of each data buffer; (0, 0) of one not used."""
+    _, views, *buffers = array.buffers()
+    if views is None or not len(array):
+        return [(0, 0)] * len(buffers)
+    fields = np.frombuffer(memoryview(views), "<i4", 4 * len(array), 16 * array.offset).reshape(-1, 4)
+    return _ranges(fields[_points(fields, array, 0)], len(buffers))
+
+
+def _points(
+    fields: np.ndarray[Any, Any], array: pa.Array[Any], skip: int
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return which views point into a buffer: long ones, after the first ``skip``, of rows that are not null."""
+    long: np.ndarray[Any, np.dtype[np.bool_]] = fields[:, 0] > 12
+    long[:skip] = False
+    if array.null_count:
+        long[skip:] &= np.asarray(pc.is_valid(array).to_numpy(zero_copy_only=False))
+    return long
 
 
 def _ranges(views: np.ndarray[Any, Any], buffer_count: int) -> Sequence[tuple[int, int]]:

@@ -21,8 +21,8 @@ from chains.batches import random_batch
 from chains.running import assert_as_on_cpu, run, run_compiled
 from chains.steps import load, random_chain, stages_of
 
-from dataflare.kernels.cuda.codegen import SEGMENT_ROWS
 from dataflare.kernels.cuda.emulated import EmulatedBackend
+from dataflare.kernels.cuda.filtering import SEGMENT_ROWS
 from dataflare.kernels.cuda.fused import compile_cuda
 from dataflare.kernels.cuda.target import ComputeCapability
 from dataflare.kernels.errors import CompileError

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.nvml import install_nvml
 
 from dataflare.cli import doctor, main
 from dataflare.kernels.devices import detection
@@ -134,12 +135,7 @@ def test_nvml_is_asked_for_each_gpu(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    pynvml = pytest.importorskip("pynvml", reason="the package nvidia-ml-py is not installed")
-    library = ctypes.CDLL(str(compile_c("nvml")))
-    monkeypatch.setattr(pynvml, "CDLL", lambda name: library)
-    monkeypatch.setattr(pynvml, "nvmlLib", None)
-    monkeypatch.setattr(pynvml, "_nvmlLib_refcount", 0)
-    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    library = install_nvml(compile_c("nvml"), monkeypatch)
     machine(ctypes.CDLL(str(compile_c("cuda"))))
     assert main(["doctor"]) == 0
     assert "8.0 GiB of 16.0 GiB free" in capsys.readouterr().out

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.nvml import install_nvml
 
 from dataflare.control import (
     BackpressureController,
@@ -200,19 +201,8 @@ def test_a_lost_device_stops_admission_until_it_is_forgotten() -> None:
 
 
 @pytest.fixture
-def nvml(compile_c: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[ctypes.CDLL]:
-    """NVIDIA's Python package on top of a library of our own."""
-    yield from _with_library(ctypes.CDLL(str(compile_c("nvml"))), monkeypatch)
-
-
-def _with_library(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[ctypes.CDLL]:
-    pynvml = pytest.importorskip("pynvml", reason="the package nvidia-ml-py is not installed")
-    library.fake_memory.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int]
-    monkeypatch.setattr(pynvml, "CDLL", lambda name: library)
-    monkeypatch.setattr(pynvml, "nvmlLib", None)
-    monkeypatch.setattr(pynvml, "_nvmlLib_refcount", 0)
-    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
-    yield library
+def nvml(compile_c: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
+    return install_nvml(compile_c("nvml"), monkeypatch)
 
 
 def test_nvml_is_asked_by_uuid(nvml: ctypes.CDLL) -> None:
@@ -277,9 +267,9 @@ def test_a_library_that_is_not_there(nvml: ctypes.CDLL, monkeypatch: pytest.Monk
 
 
 def test_a_library_without_the_query(compile_c: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    for _ in _with_library(ctypes.CDLL(str(compile_c("nvml", "-DOLD"))), monkeypatch):
-        with pytest.raises(SourceUnavailableError, match="too old"):
-            NvmlMemoryProbe(WHOLE).read()
+    install_nvml(compile_c("nvml", "-DOLD"), monkeypatch)
+    with pytest.raises(SourceUnavailableError, match="too old"):
+        NvmlMemoryProbe(WHOLE).read()
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

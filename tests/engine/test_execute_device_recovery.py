@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from chains.faulty import FaultyBackend
+from fakes.nvml import install_nvml
 
 import dataflare as flare
 from dataflare.batch import SharedDataBatch
 from dataflare.control import GpuMemoryMonitor
-from dataflare.control.backpressure import BackpressureController
 from dataflare.control.budget import format_bytes
-from dataflare.control.gpu_memory import DeviceLostError
+from dataflare.control.gpu_memory import BackendMemoryProbe
+from dataflare.control.nvml import NvmlMemoryProbe
 from dataflare.execute.run import run_plan
 from dataflare.kernels.cuda.arena import arena_of
 from dataflare.kernels.cuda.device import DEVICE_LOST
 from dataflare.kernels.cuda.recovery import DeviceWarning
+from dataflare.kernels.devices.driver import CudaDevice
 from dataflare.kernels.errors import DeviceFaultError, DeviceMemoryError
 from dataflare.optimize.plan import optimize
 from dataflare.options import RunOptions
@@ -42,11 +46,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     return made
 
 
-def run(device: str) -> tuple[pa.Table, flare.RunReport]:
+def run(device: str, rows: int = ROWS) -> tuple[pa.Table, flare.RunReport]:
     def batches() -> list[SharedDataBatch]:
-        firsts = range(0, BATCHES * ROWS, ROWS)
+        firsts = range(0, BATCHES * rows, rows)
         tables = [
-            {"a": list(range(first, first + ROWS)), "s": [f"n{i % 7}" for i in range(ROWS)]}
+            {"a": list(range(first, first + rows)), "s": [f"n{i % 7}" for i in range(rows)]}
             for first in firsts
         ]
         return [SharedDataBatch.from_arrow(pa.record_batch(each, schema=SCHEMA)) for each in tables]
@@ -126,40 +130,74 @@ def test_the_peak_of_the_device_is_that_of_the_run(install: Install) -> None:
     assert run("cpu")[1].peak_device_bytes is None
 
 
-class Failing:
-    """A source of memory figures that fails."""
+HARDWARE = CudaDevice(0, "Fake", (9, 0), 16 << 30, "GPU-whole", "0000:01:00.0", False, False, False)
+NAMED = (1, 3, 4, 6, 9, 10, 12, 13, 15, 999)
+"""Of NVML's errors: uninitialised, not supported, no permission, not found, no driver, timeout, no library, no such
+function, lost, and unknown. The tests marked slow go through all of them."""
+LOST, UNKNOWN = (15, 16), 999
+"""The GPU is lost, or needs a reset; nobody knows, which three times in a row is a lost one."""
+UNAVAILABLE = {
+    "start": (2, 3, 4, 6, 9, 12, 13, 18),
+    "device": (3, 9, 12, 13, 18),
+    "memory": (2, 3, 4, 6, 9, 12, 13, 18),
+    "memory later": (2, 3, 4, 6, 9, 12, 13, 18),
+}
+"""After which NVML is not asked again, and the runtime is; any other error may pass."""
 
-    source = "failing"
 
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    def read(self) -> tuple[int, int]:
-        raise self.error
-
-
-@pytest.mark.parametrize("error", [DeviceLostError("NVML: GPU is lost"), OSError("NVML: no permission")])
-def test_what_monitors_say_meanwhile(
-    install: Install, monkeypatch: pytest.MonkeyPatch, error: Exception
+@pytest.mark.parametrize("where", UNAVAILABLE)
+@pytest.mark.parametrize(
+    "code",
+    [*NAMED, *(pytest.param(code, marks=pytest.mark.slow) for code in range(1, 31) if code not in NAMED)],
+)
+def test_whatever_nvml_says_every_batch_is_computed_once(
+    install: Install, compile_c: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, where: str, code: int
 ) -> None:
+    nvml = install_nvml(compile_c("nvml"), monkeypatch)
+    {
+        "start": lambda: nvml.fake_init(code),
+        "device": lambda: nvml.fake_handle(code),
+        "memory": lambda: nvml.fake_memory(0, 0, code),
+        "memory later": lambda: nvml.fake_memory_later(2, code),
+    }[where]()
     backend = install(FaultyBackend())
-    expected, _ = run("cpu")
-    monitor = GpuMemoryMonitor("cuda:emulated", [Failing(error)])
-    monkeypatch.setattr(
-        "dataflare.execute.prepare.BackpressureController",
-        lambda config, clock, monitors, budget: BackpressureController(
-            config, clock, (monitor,), budget=budget
-        ),
-    )
+    seconds = itertools.count()
+    probes = [NvmlMemoryProbe(HARDWARE), BackendMemoryProbe(backend.memory)]
+    monitor = GpuMemoryMonitor("cuda:emulated", probes, clock=lambda: float(next(seconds)))
+    monkeypatch.setattr("dataflare.execute.prepare.run_monitors", lambda device, clock: (monitor,))
     monkeypatch.setattr("dataflare.actors.source_task.SourceTask.MONITOR_INTERVAL_S", 0.0)
-    if isinstance(error, DeviceLostError):
-        with pytest.warns(DeviceWarning, match="GPU is lost"):
-            found, report = run("cuda:emulated")
-        assert report.lost_devices == {"cuda:emulated": "NVML: GPU is lost"}
-        assert (report.batches_on_cpu, backend.calls["launch"]) == (report.batches, 0)
+    expected, _ = run("cpu", rows=32)
+    if code in LOST or code == UNKNOWN:
+        with pytest.warns(DeviceWarning, match="cuda:emulated is lost .NVML: "):
+            found, report = run("cuda:emulated", rows=32)
+        assert list(report.lost_devices) == ["cuda:emulated"]
+        assert 1 <= report.batches_on_cpu <= report.batches
+        assert monitor.last.lost
     else:
+        found, report = run("cuda:emulated", rows=32)
+        assert (report.batches_on_cpu, report.device_retries, report.lost_devices) == (0, 0, {})
+        assert backend.calls["launch"] >= 3 * report.batches
+        if where == "device" and code in (2, 4, 6):
+            assert (monitor.last.source, monitor.last.error) == ("NVML", None)  # found by its bus id
+        elif code in UNAVAILABLE[where]:
+            assert (monitor.last.source, monitor.last.error) == ("CUDA runtime", None)
+        else:
+            assert report.monitor_errors == {"cuda:emulated": monitor.last.error}
+            assert "cuda:emulated memory could not always be read" in str(report)
+    assert found.equals(expected)
+    assert (report.rows_in, report.rows_out) == (BATCHES * 32, expected.num_rows)
+
+
+def test_a_gpu_that_is_lost_before_the_first_batch_is_not_asked(
+    install: Install, compile_c: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_nvml(compile_c("nvml"), monkeypatch).fake_init(LOST[0])
+    backend = install(FaultyBackend())
+    monitor = GpuMemoryMonitor("cuda:emulated", [NvmlMemoryProbe(HARDWARE)])
+    monkeypatch.setattr("dataflare.execute.prepare.run_monitors", lambda device, clock: (monitor,))
+    monkeypatch.setattr("dataflare.actors.source_task.SourceTask.MONITOR_INTERVAL_S", 0.0)
+    expected, _ = run("cpu")
+    with pytest.warns(DeviceWarning, match="fallen off the bus"):
         found, report = run("cuda:emulated")
-        assert (report.batches_on_cpu, report.lost_devices) == (0, {})
-        assert report.monitor_errors == {"cuda:emulated": "failing: NVML: no permission"}
-        assert "cuda:emulated memory could not always be read" in str(report)
+    assert (report.batches_on_cpu, backend.calls["launch"]) == (report.batches, 0)
     assert found.equals(expected)

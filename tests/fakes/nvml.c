@@ -6,9 +6,10 @@
 typedef unsigned long long u64;
 
 static u64 total = 16ull << 30, available = 8ull << 30;
-static int init_code, handle_code, memory_code, alive, inits, queries;
+static int init_code, handle_code, memory_code, good_queries, alive, inits, queries;
 
-void fake_memory(u64 total_bytes, u64 free_bytes, int code) { total = total_bytes; available = free_bytes; memory_code = code; }
+void fake_memory(u64 total_bytes, u64 free_bytes, int code) { total = total_bytes; available = free_bytes; memory_code = code; good_queries = 0; }
+void fake_memory_later(int good, int code) { memory_code = code; good_queries = queries + good; }
 void fake_init(int code) { init_code = code; }
 void fake_handle(int code) { handle_code = code; }
 void fake_forget(void) { alive = 0; }
@@ -38,7 +39,7 @@ struct memory { u64 total, free, used; };
 int nvmlDeviceGetMemoryInfo(void *handle, struct memory *out) {
   queries++;
   if (!alive) return 1;
-  if (memory_code) return memory_code;
+  if (memory_code && queries > good_queries) return memory_code;
   u64 share = handle == (void *)2 ? 4 : 1; /* the slice has a quarter of all */
   out->total = total / share;
   out->free = available / share;

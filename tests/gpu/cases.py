@@ -22,7 +22,7 @@ from chains.running import run
 from chains.steps import load, random_chain, stages_of
 from ptx_gate.programs import PROGRAMS
 
-from dataflare.kernels.cuda.codegen import SEGMENT_ROWS
+from dataflare.kernels.cuda.filtering import SEGMENT_ROWS
 from dataflare.kernels.errors import CompileError
 from dataflare.kernels.udf.stages import Stage
 

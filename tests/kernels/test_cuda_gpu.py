@@ -249,7 +249,7 @@ def test_errors_of_cuda_become_ours(
 
 
 def test_a_run_goes_on_without_a_gpu_that_is_lost(cuda: FakeCuda) -> None:
-    cuda.fail("memcpyAsync", 999, after=3)
+    cuda.fail("memcpyAsync", 999, after=1)
     batch = _batch(100)
     with pytest.warns(DeviceWarning, match="cuda:0 is lost"):
         assert_batches_equal(run("cuda:0", _STAGES, batch).batch, run("cpu", _STAGES, batch).batch)

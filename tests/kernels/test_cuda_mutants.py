@@ -23,20 +23,24 @@ import pytest
 from chains.running import Outcome, run, run_compiled
 from ptx_gate.mutation import OPERATORS, Mutant, mutants_of
 
-from dataflare.kernels.cuda import codegen
+from dataflare.kernels.backend import compile_program
+from dataflare.kernels.cuda import filtering
 from dataflare.kernels.cuda.arena import arena_of
+from dataflare.kernels.cuda.copies import to_device, to_host
 from dataflare.kernels.cuda.emulated import EmulatedBackend, EmulatedBlock
 from dataflare.kernels.cuda.fused import CudaProgram, compile_cuda
 from dataflare.kernels.cuda.primitives import SUM_THREADS, running_sum_kernel
 from dataflare.kernels.cuda.ptx import KernelImage, image_of
+from dataflare.kernels.cuda.resident import ResidentProgram
 from dataflare.kernels.cuda.target import cuda_target
 from dataflare.kernels.emulator.checks import Checks
 from dataflare.kernels.emulator.launch import launch
 from dataflare.kernels.emulator.memory import DeviceMemory
 from dataflare.kernels.emulator.parser import parse
-from dataflare.kernels.errors import DeviceFaultError, MemoryLimitError
+from dataflare.kernels.errors import DeviceFaultError, DeviceMemoryError, MemoryLimitError, OptionError
+from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.udf.program import build_program
-from dataflare.kernels.udf.stages import FilterStage, MapStage, Stage
+from dataflare.kernels.udf.stages import FilterStage, MapStage, Stage, WithColumnsStage
 from dataflare.testing import assert_batches_equal
 
 STEP_LIMIT = 20_000
@@ -56,6 +60,7 @@ class MutantBackend(EmulatedBackend):
         self.resident_blocks = 1
         self.images: dict[str, KernelImage] = {}
         self.mutants: dict[str, str] = {}
+        """What runs in the place of some PTX."""
         self.zeroing_left_out: int | None = None
         self.zeroings = 0
         self.most_zeroings = 0
@@ -69,7 +74,11 @@ class MutantBackend(EmulatedBackend):
         self._acquired.clear()
 
     def load(self, image: KernelImage) -> KernelImage:  # type: ignore[override]
-        self.images[image.entry] = image
+        name = image.entry
+        while (
+            self.images.setdefault(name, image).ptx != image.ptx
+        ):  # of the strings that are chosen, and others
+            name += "+"
         return image
 
     def acquire(self, nbytes: int) -> EmulatedBlock:
@@ -84,7 +93,7 @@ class MutantBackend(EmulatedBackend):
         self.most_zeroings = max(self.most_zeroings, self.zeroings)
 
     def launch(self, kernel: Any, blocks: int, threads: int, arguments: bytes, stream: Any) -> None:
-        module = _parsed(self.mutants.get(kernel.entry, kernel.ptx))
+        module = _parsed(self.mutants.get(kernel.ptx, kernel.ptx))
         launch(
             module, kernel.entry, grid=(blocks,), block=(threads,), arguments=arguments, memory=self._memory,
             checks=Checks(global_races=True), step_limit=STEP_LIMIT,
@@ -131,6 +140,16 @@ ENTRIES = [
     ("filter", "dense_select"), ("filter", "dense_write"), ("filter", "nullable_select"), ("filter", "nullable_write"),
     ("bits", "dense"), ("bits", "nullable"), ("groups", "dense"),
 ]  # fmt: skip
+
+GATHER_ENTRIES = (
+    "kept_rows",
+    "take3",
+    "take_bits",
+    "string_lengths",
+    "string_lengths+",
+    "copy_strings",
+    "copy_strings+",
+)
 
 _SAME_GUARD = (
     "the loop over segments and that over their steps stop at the same row; one guard makes up for the other"
@@ -239,7 +258,7 @@ class Battery:
 
     def with_mutant(self, entry: str, mutant: Mutant) -> str | None:
         """Return how a mistake in a kernel shows, or None if it does not."""
-        self.backend.mutants = {entry: mutant.ptx}
+        self.backend.mutants = {self.backend.images[entry].ptx: mutant.ptx}
         try:
             return self.verdict()
         finally:
@@ -257,7 +276,7 @@ class SumBattery:
     entry = "running_sum"
 
     def __init__(self) -> None:
-        kernel = running_sum_kernel(cuda_target((8, 0)).triple)
+        kernel = running_sum_kernel(cuda_target((8, 0)))
         self.image = image_of(kernel, cuda_target((8, 0)))
         rng = np.random.default_rng(1)
         self.numbers = [
@@ -286,8 +305,91 @@ class SumBattery:
         return None
 
 
+class GatherBattery:
+    """A filter over columns that lie on the device, and how mistakes show in the kernels that gather what it keeps.
+
+    The columns are of all kinds that programs do not write themselves: strings, carried and chosen, and values of
+    odd widths.
+    """
+
+    def __init__(self) -> None:
+        self.backend = MutantBackend()
+        batches = [_text_batch(*shape) for shape in ((70, 30, 5), (33, 0, 0), (1, 0, 0), (790, 20, 3))]
+        self.program = build_program(
+            [
+                FilterStage(lambda r: r.i % 3 != 1),
+                WithColumnsStage(lambda r: {"c": r.s if r.i % 2 == 0 else "either" if r.i % 5 == 0 else r.t}),
+            ],
+            batches[0].schema,
+        )
+        self.resident = ResidentProgram(compile_cuda(self.program, self.backend), self.backend)
+        self.given = [
+            [column.slice(first, rows) for column in self._on_device(batch)]
+            for batch, (first, rows) in ((batch, (0, batch.num_rows)) for batch in batches)
+        ]
+        on_cpu = compile_program(self.program)
+        self.expected = [run_compiled(on_cpu, batch).batch for batch in batches]
+        self.written: list[list[bytes]] = []
+        for number in range(len(batches)):
+            assert_batches_equal(self._run(number), self.expected[number])
+            self.written.append(self.backend.content)
+
+    def _on_device(self, batch: pa.RecordBatch) -> list[Any]:
+        return to_device(
+            [HostColumn.from_arrow(batch.column(name)) for name in self.program.required_columns],
+            self.backend,
+        )
+
+    def _run(self, number: int) -> pa.RecordBatch:
+        self.backend.begin()
+        columns = self.given[number]
+        made = self.resident.run(columns, columns[0].length)
+        content = self.backend.content
+        arrays = [column.to_arrow() for column in to_host(made.columns)]
+        self.backend.content = content
+        return pa.RecordBatch.from_arrays(arrays, schema=self.program.output_schema)
+
+    def with_mutant(self, entry: str, mutant: Mutant) -> str | None:
+        """Return how a mistake in a kernel shows, or None if it does not."""
+        self.backend.mutants = {self.backend.images[entry].ptx: mutant.ptx}
+        try:
+            for number, expected in enumerate(self.expected):
+                try:
+                    found = self._run(number)
+                    found.validate(full=True)
+                    assert_batches_equal(found, expected)
+                except DeviceFaultError as fault:
+                    return f"fault: {fault.check}"
+                except (AssertionError, pa.ArrowInvalid, DeviceMemoryError, MemoryLimitError, OptionError):
+                    return "wrong result"
+                if self.backend.content != self.written[number]:
+                    return "stray store"
+        finally:
+            self.backend.mutants = {}
+        return None
+
+
+def _text_batch(rows: int, percent: int, first: int) -> pa.RecordBatch:
+    rng = np.random.default_rng(rows)
+    count = rows + first
+
+    def texts(most: int) -> pa.Array[Any]:
+        found = ["".join(rng.choice(list("aé☃z"), rng.integers(0, most))) for _ in range(count)]
+        return pa.array(found, mask=rng.random(count) * 100 < percent)
+
+    columns = {"i": pa.array(range(count)), "s": texts(9), "t": texts(36)}
+    columns["b"] = pa.array(rng.choice([b"abc", b"xyz"], count), mask=rng.random(count) * 100 < percent)
+    columns["b"] = columns["b"].cast(pa.binary(3))
+    return pa.record_batch(columns).slice(first)
+
+
 def _slots(*numbers: int) -> bytes:
     return struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
+@lru_cache(maxsize=1)
+def gather_battery() -> GatherBattery:
+    return GatherBattery()
 
 
 @lru_cache(maxsize=4)
@@ -345,6 +447,15 @@ def test_every_mistake_in_the_running_sum_is_found() -> None:
     assert found["fault: race"] >= 3  # its barriers
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", GATHER_ENTRIES)
+def test_every_mistake_in_what_gathers_is_found(entry: str) -> None:
+    made = gather_battery()
+    mutants = list(mutants_of(made.backend.images[entry].ptx))
+    assert len(mutants) >= 10
+    judged(entry, mutants, lambda mutant: made.with_mutant(entry, mutant))
+
+
 @pytest.mark.parametrize("name", ["filter", "bits"])
 def test_zeros_that_are_left_out_are_found(name: str) -> None:
     made = battery(name)
@@ -362,7 +473,7 @@ def test_segments_of_another_size_than_the_host_thinks_are_found(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Battery(CASES["filter"])
-    monkeypatch.setattr(codegen, "SEGMENT_ROWS", rows)
+    monkeypatch.setattr(filtering, "SEGMENT_ROWS", rows)
     made.program = compile_cuda(made.program.program, made.backend)
     assert made.verdict() is not None
 

@@ -17,8 +17,8 @@ from chains.batches import random_batch
 from chains.emulated import CAPABILITIES
 from chains.running import assert_as_on_cpu, run_compiled
 
-from dataflare.kernels.cuda.codegen import SEGMENT_ROWS
 from dataflare.kernels.cuda.emulated import EmulatedBackend
+from dataflare.kernels.cuda.filtering import SEGMENT_ROWS
 from dataflare.kernels.cuda.fused import compile_cuda
 from dataflare.kernels.emulator.checks import Checks
 from dataflare.kernels.udf.program import build_program

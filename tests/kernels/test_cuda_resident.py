@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from chains.batches import random_batch
+from chains.faulty import FaultyBackend
 from chains.guarded import batches
 from chains.steps import load, random_chain, stages_of
 
 from dataflare.kernels.backend import compile_program
+from dataflare.kernels.cuda.arena import arena_of
 from dataflare.kernels.cuda.column import DeviceColumn
 from dataflare.kernels.cuda.copies import to_device, to_host
 from dataflare.kernels.cuda.emulated import EmulatedBackend
@@ -241,3 +244,85 @@ def test_a_step_that_fails_waits_for_what_it_began(backend, monkeypatch):
     with pytest.raises(DeviceMemoryError):
         ResidentProgram(compile_cuda(program, backend), backend).run(columns, 3)
     assert calls[-2:] == ["launch", "wait"]
+
+
+STEPS = {
+    "filter": [FilterStage(lambda r: r.i % 3 != 0 and r.s != "ab")],
+    "map": [
+        WithColumnsStage(lambda r: {"j": r.i * 2, "c": r.s if r.i % 2 == 0 else "other", "long": len(r.t)})
+    ],
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("call", ["acquire", "load", "upload", "zero", "launch", "download", "synchronize"])
+def test_a_device_that_is_full_anywhere_in_a_step_is_tried_again(name: str, call: str) -> None:
+    batch = text_batch(pa.string(), nulls=True).slice(0, 90)
+    program = build_program(STEPS[name], batch.schema)
+    host = [HostColumn.from_arrow(batch.column(name)) for name in program.required_columns]
+    expected = compile_program(program).run(host, 90)
+    backend = FaultyBackend()
+    given = on_device(batch, backend)
+    columns = [given[name] for name in program.required_columns]
+    resident = ResidentProgram(compile_cuda(program, backend), backend)
+
+    def calls_of_a_step(failing: int | None) -> int:
+        before = backend.calls[call]
+        if failing is not None:
+            place = (call, before + failing)
+            backend.fails = lambda *called: DeviceMemoryError("full") if called == place else None
+        made = resident.run(columns, 90)
+        asked = backend.calls[call] - before
+        assert_batches_equal(
+            to_batch(program.output_schema, list(made.columns)),
+            to_batch(program.output_schema, list(expected.columns)),
+        )
+        return asked
+
+    if call == "load":  # which comes once
+        calls_of_a_step(1)
+        return
+    calls_of_a_step(None)
+    calls = calls_of_a_step(None)
+    waits = int(call == "synchronize")  # for what it had begun
+    for number in range(1, calls + 1):
+        assert calls_of_a_step(number) == calls + number + waits
+
+
+def test_a_step_that_does_not_fit_names_the_function_the_bytes_and_a_way_out() -> None:
+    batch = text_batch(pa.string(), nulls=True)
+    program = build_program(STEPS["filter"], batch.schema)
+    backend = FaultyBackend(memory_bytes=130_000)
+    given = on_device(batch, backend)
+    resident = ResidentProgram(compile_cuda(program, backend), backend)
+    columns = [given[name] for name in program.required_columns]
+    resident.run(columns, batch.num_rows)
+    free_bytes = backend.memory().free_bytes
+    hog = backend.acquire(free_bytes - 1_000)
+    with pytest.raises(DeviceMemoryError) as caught:
+        resident.run(columns, batch.num_rows)
+    message = str(caught.value)
+    assert re.search(r"lambda \(.*test_cuda_resident.py:\d+\) over 700 records", message)
+    assert re.search(r"does not fit cuda:emulated.*: .*\d+ bytes were asked for, \d+ of 130000", message)
+    assert "slices of this one, or take it to_host()" in message
+    del caught, hog
+    assert resident.run(columns, batch.num_rows).num_rows  # what has failed holds nothing
+    assert backend.memory().free_bytes == free_bytes
+
+
+def test_memory_that_programs_keep_makes_room_for_a_step() -> None:
+    batch = text_batch(pa.string(), nulls=True)
+    backend = FaultyBackend(memory_bytes=250_000)
+    program = build_program(STEPS["filter"], batch.schema)
+    given = on_device(batch, backend)
+    compiled = compile_cuda(program, backend)
+    idle = arena_of(backend).acquire(150_000)
+    del idle
+    resident = ResidentProgram(compiled, backend)
+    kept = resident.run([given[name] for name in program.required_columns], batch.num_rows)
+    hog = backend.acquire(backend.memory().free_bytes - 1_000)
+    assert arena_of(backend).idle_bytes >= 150_000
+    again = resident.run([given[name] for name in program.required_columns], batch.num_rows)
+    assert again.num_rows == kept.num_rows
+    assert arena_of(backend).idle_bytes == 0
+    del hog

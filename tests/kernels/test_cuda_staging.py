@@ -58,6 +58,42 @@ def test_what_goes_up_comes_down(machine: Machine, sizes: list[int]) -> None:
     assert [buffer.raw for buffer in found] == parts
 
 
+@pytest.mark.parametrize(
+    ("sizes", "copies"),
+    [
+        ([64] * 2, 1),
+        ([512, 1, 511], 3),
+        ([4096 + 7, 3, 5], 9 + 1),
+        ([30, 100, 2000, 30, 100], 1 + 4 + 1),
+        ([1] * 100, 100 // 2),
+        ([], 0),
+    ],
+    ids=str,
+)
+def test_stretches_of_a_block_are_copied_together(machine: Machine, sizes: list[int], copies: int) -> None:
+    draw = random.Random(len(sizes))
+    hosts = [ctypes.create_string_buffer(draw.randbytes(size), size) for size in sizes]
+    places, end = [], 512
+    for size in sizes:
+        places.append(end)
+        end += -(-size // 256) * 256
+    guard = draw.randbytes(end + 512)
+    machine.memory.copy_in(machine.address, guard)
+    before = machine.cuda.calls["memcpyAsync"]
+    stretches = [
+        (place, ctypes.addressof(host), size) for place, host, size in zip(places, hosts, sizes, strict=True)
+    ]
+    machine.ring.upload_all(machine.address, stretches, machine.stream)
+    expected = [host.raw for host in hosts]
+    for host, size in zip(hosts, sizes, strict=True):
+        host.raw = b"\0" * size  # the host's memory may be used again at once
+    machine.ring.finish()
+    found = machine.memory.copy_out(machine.address, len(guard)).tobytes()
+    assert [found[place : place + size] for place, size in zip(places, sizes, strict=True)] == expected
+    assert (found[:512], found[end:]) == (guard[:512], guard[end:])
+    assert machine.cuda.calls["memcpyAsync"] - before == copies
+
+
 def test_a_small_copy_waits_for_nothing(machine: Machine) -> None:
     for number in range(8):
         machine.upload(b"x" * 64, 64 * number)

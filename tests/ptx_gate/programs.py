@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 
 from dataflare.kernels.cuda import gather
-from dataflare.kernels.cuda.codegen import KernelText, ProgramKernels, table_kernel
+from dataflare.kernels.cuda.codegen import ProgramKernels, table_kernel
+from dataflare.kernels.cuda.kernel_text import KernelText
 from dataflare.kernels.cuda.primitives import running_sum_kernel
 from dataflare.kernels.cuda.reading import VECTOR_BYTES
 from dataflare.kernels.llvm.layout import ColumnForm, fixed_width_bytes, string_form
@@ -104,7 +105,7 @@ def _tables_of(gate: GateProgram, program: RecordProgram, target: Target) -> Ite
 def all_kernels(target: Target) -> Iterator[GateKernel]:
     """Yield the kernels of all programs, and those that are no program's own."""
     shared = {
-        "running_sum": running_sum_kernel(target.triple),
+        "running_sum": running_sum_kernel(target),
         "gather.kept_rows": gather.kept_rows_kernel(target),
         "gather.bits": gather.take_bits_kernel(target),
     }
@@ -210,6 +211,10 @@ _FILTERS = [
     ),
     GateProgram(
         name="filter_string", columns={"s": _TEXT, "x": _F64}, stages=(FilterStage(lambda r: r.s == "a"),)
+    ),
+    GateProgram(
+        name="filter_dictionary", columns={"d": pa.dictionary(pa.int16(), _TEXT), "x": _I32},
+        stages=(FilterStage(lambda r: r.x > 5),),
     ),
     GateProgram(
         name="filter_wide", columns={"d": _DECIMAL, "p": pa.bool_(), "b": pa.int8()},
