@@ -357,11 +357,11 @@ class PreparedRun:
     def _needs(self, source: BatchSource, rows: int) -> list[StageNeed]:
         """Return what the stages need to get on at all, with batches of so many records."""
         tasks, out_bytes = self.source_tasks, self._out_bytes_per_row
-        needs = standing_needs(source, self.source_name, self.plan.sink, self.sink_name, tasks)
+        needs = []
         if not self.in_memory:
             needs.append(StageNeed(self.source_name, tasks, rows * self.read_bytes_per_row))
         needs.append(StageNeed(f"results for {self.sink_name}", tasks, rows * out_bytes))
-        return needs
+        return needs + standing_needs(source, self.source_name, self.plan.sink, self.sink_name, tasks)
 
     def _set_aside(self, source: BatchSource) -> None:
         """Set aside what is held to the end, and one smallest batch for each task; refuse what does not fit."""
