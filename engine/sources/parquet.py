@@ -135,14 +135,16 @@ class ParquetSource:
         """Whether all files are on this machine: then a task may as well compute what it has just read."""
         return all(file.is_local for file in self._catalog.files)
 
-    @property
+    @cached_property
     def reading_bytes(self) -> int:
         """Bytes that a reader holds at most beside its batches: row groups as stored, pages and tables."""
         return max((self._reading_bytes(plan) for plan in self._plans if plan.row_groups), default=0)
 
     def with_blocks(self, block_bytes: int) -> Self:
         """Return the source decoded in blocks of about so many bytes in memory, where those are smaller."""
-        return replace(self, _block_bytes=max(_LEAST_BLOCK_BYTES, min(self._block_bytes, block_bytes)))
+        block_bytes = max(_LEAST_BLOCK_BYTES, block_bytes)
+        # Itself where it can be, with what it has found out about its files.
+        return self if block_bytes >= self._block_bytes else replace(self, _block_bytes=block_bytes)
 
     def with_projection(self, names: Sequence[str]) -> Self:
         """Return the source with only these columns, in this order."""
