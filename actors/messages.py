@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from dataflare.actors.runtime import ActorRef
     from dataflare.batch import SharedDataBatch
-    from dataflare.control.backpressure import Admission
+    from dataflare.control.admission import Admission
     from dataflare.execute.meters import StageMeter
 
 __all__ = [

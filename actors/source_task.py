@@ -22,7 +22,7 @@ from dataflare.actors.messages import (
 )
 from dataflare.actors.runtime import ActorRef
 from dataflare.actors.task import TaskActor, TaskState
-from dataflare.control.backpressure import Admission
+from dataflare.control.admission import Admission
 from dataflare.execute.chain import Chain
 from dataflare.execute.meters import StageMeter
 from dataflare.execute.reading import BatchRead, PartitionRead

@@ -10,9 +10,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,6 +30,14 @@ settings.register_profile(
 settings.register_profile("ci", parent=settings.get_profile("dev"), max_examples=200)
 settings.register_profile("explore", parent=settings.get_profile("ci"), derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_sizes_of_earlier_sessions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the batch sizes that runs find out of the user's cache, so that tests never depend on earlier ones."""
+    folder = tmp_path_factory.mktemp("sizes")
+    with mock.patch("dataflare.execute.found_sizes.cache_directory", return_value=folder):
+        yield
 
 
 RunOn = Callable[..., Outcome]

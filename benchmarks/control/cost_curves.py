@@ -99,7 +99,7 @@ CURVES = (
         most_rows=200_000,
     ),
     SimulatedWork(
-        name="gpu, slower by 3 % every 20",
+        name="gpu, rows ×1.4",
         cost_s=_gpu,
         cost_after_s=lambda rows: 0.3e-3 + 1.7e-9 * max(rows, 65_536),
         latency_target_s=15e-3,

@@ -40,6 +40,7 @@ _SWEEP_BATCHES = 300
 _SWEEP_S = 0.2
 _BATCHES = 300
 _MOST_ROWS = 1 << 28
+_TARGET_S = AdaptiveBatchingConfig().latency_target_s
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,13 @@ class Comparison:
     program: str
     rates: dict[int, float]
     """Rows a second by fixed size."""
+    latencies_s: dict[int, float]
+    """Median seconds of a batch by fixed size."""
     found: FoundSize
     reach: int | None
     """Batches from cold until the rate of the next 20 is 90 % of the best; None if never."""
     steady: float
-    """Rate of the second half of a run from cold, over the best one of the sweep."""
+    """Rate of the second half of a run from cold, over that of the best size of the sweep in the same round."""
     over_target: float
     """Share of the batches of that half that took longer than the latency target."""
     control: float
@@ -70,8 +73,8 @@ class Comparison:
 
     @property
     def best_rows(self) -> int:
-        """The fixed size with the highest rate."""
-        return max(self.rates, key=lambda rows: self.rates[rows])
+        """The fixed size with the highest rate, of those whose batches meet the latency target."""
+        return _best_rows(self.rates, self.latencies_s)
 
 
 class _Model:
@@ -108,6 +111,7 @@ def compare(program: Program, *, rounds: int, wait: Callable[[], float]) -> Comp
     """Sweep the sizes, then let the run find its own."""
     block = generate(program.columns, _BLOCK_ROWS).table
     taken: dict[int, list[float]] = {rows: [] for rows in _SIZES}
+    latencies: dict[int, list[float]] = {rows: [] for rows in _SIZES}
     guess = 0.0
     for _ in range(rounds):
         for rows in _SIZES:
@@ -115,11 +119,15 @@ def compare(program: Program, *, rounds: int, wait: Callable[[], float]) -> Comp
             batches = _SWEEP_BATCHES if not guess else min(_SWEEP_BATCHES, 8 + int(_SWEEP_S * guess / rows))
             _, history = _run(program, block, rows * batches, _fixed(rows))
             taken[rows].append(_rate(history))
+            latencies[rows] += [batch.duration_s for batch in history]
             guess = max(guess, taken[rows][-1])
     rates = {rows: statistics.median(found) for rows, found in taken.items()}
-    best_rows = max(rates, key=lambda rows: rates[rows])
+    latencies_s = {rows: statistics.median(found) for rows, found in latencies.items()}
+    best_rows = _best_rows(rates, latencies_s)
     most = min(_MOST_ROWS, best_rows * _BATCHES)
-    runs = []
+    reaches: list[int | None] = []
+    steady, control = [], []
+    slow = batches = 0
     for _ in range(rounds):
         wait()
         with _nothing_remembered():
@@ -127,22 +135,30 @@ def compare(program: Program, *, rounds: int, wait: Callable[[], float]) -> Comp
             wait()
             again = _rate(_run(program, block, most // 2, None)[1])
         wait()
-        fixed = _rate(_run(program, block, most // 2, _fixed(found.rows))[1])
-        runs.append((_reach(history, rates[best_rows]), history[len(history) // 2 :], again / fixed, found))
-    reached = [reach for reach, *_ in runs if reach is not None]
-    half = [half for _, half, *_ in runs]
-    slow = sum(
-        batch.duration_s > AdaptiveBatchingConfig().latency_target_s for part in half for batch in part
-    )
+        best = _rate(_run(program, block, most // 2, _fixed(best_rows))[1])  # beside it: the machine drifts
+        wait()
+        same = _rate(_run(program, block, most // 2, _fixed(found.rows))[1])
+        half = history[len(history) // 2 :]
+        reaches.append(_reach(history, best))
+        steady.append(_rate(half) / best)
+        control.append(again / same)
+        slow += sum(batch.duration_s > _TARGET_S for batch in half)
+        batches += len(half)
+    reached = [reach for reach in reaches if reach is not None]
     return Comparison(
         program=program.name,
         rates=rates,
-        found=runs[-1][3],
-        reach=round(statistics.median(reached)) if len(reached) > len(runs) // 2 else None,
-        steady=statistics.median(_rate(part) for part in half) / rates[best_rows],
-        over_target=slow / sum(map(len, half)),
-        control=statistics.median(control for _, _, control, _ in runs),
+        latencies_s=latencies_s,
+        found=found,
+        reach=round(statistics.median(reached)) if 2 * len(reached) > rounds else None,
+        steady=statistics.median(steady),
+        over_target=slow / batches,
+        control=statistics.median(control),
     )
+
+
+def _best_rows(rates: dict[int, float], latencies_s: dict[int, float]) -> int:
+    return max((rows for rows in rates if latencies_s[rows] <= _TARGET_S), key=lambda rows: rates[rows])
 
 
 def _fixed(rows: int) -> AdaptiveBatchingConfig:

@@ -6,12 +6,8 @@ actors or Arrow.
 
 from __future__ import annotations
 
-from dataflare.control.backpressure import (
-    Admission,
-    BackpressureController,
-    BackpressureSnapshot,
-    TaskCredits,
-)
+from dataflare.control.admission import Admission
+from dataflare.control.backpressure import BackpressureController, BackpressureSnapshot, TaskCredits
 from dataflare.control.batching import AdaptiveBatcher, AdaptiveBatchingConfig
 from dataflare.control.budget import BudgetSnapshot, MemoryBudget, Reservation
 from dataflare.control.credits import CreditConfig, CreditMode

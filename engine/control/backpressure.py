@@ -1,7 +1,8 @@
 """BackpressureController: the one authority that admits: records by credits, batches by credits and bytes.
 
 Covers locking, waiting, memory pressure and admission. The arithmetic of one task's credits is in
-``credits``, that of bytes in ``budget``. It reads no clock or monitor but those handed in.
+``credits``, that of bytes in ``budget``; what a batch holds while it exists is in ``admission``. It reads no clock or
+monitor but those handed in.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from dataflare.control.budget import MemoryBudget, Reservation
+from dataflare.control.admission import Admission
+from dataflare.control.budget import MemoryBudget
 from dataflare.control.checks import require_integer, require_number
 from dataflare.control.clock import Clock, Duration, to_seconds
-from dataflare.control.credits import CreditAccount, CreditConfig, CreditMode
+from dataflare.control.credits import CreditAccount, CreditConfig, CreditMode, open_account
 from dataflare.control.monitors import MemoryMonitor, MemoryReading
 from dataflare.kernels.errors import OptionError, nearest
 
-__all__ = ["Admission", "BackpressureController", "BackpressureSnapshot", "TaskCredits"]
+__all__ = ["BackpressureController", "BackpressureSnapshot", "TaskCredits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,52 +55,27 @@ class BackpressureSnapshot:
     tasks: Mapping[str, TaskCredits]
 
 
-class Admission:
-    """Leave for one batch to exist: credits for its records and a reservation for its bytes.
+class _Task:
+    """The account of one task, and those who wait for its credits, first come first served."""
 
-    Call `settle` when the batch has been consumed, or `cancel` when it was never read.
-    """
+    __slots__ = ("account", "waiting")
 
-    __slots__ = ("_controller", "asked_rows", "reservation", "rows", "task_id")
+    def __init__(self, account: CreditAccount) -> None:
+        self.account = account
+        self.waiting: deque[threading.Condition] = deque()
 
-    def __init__(
-        self, controller: BackpressureController, task_id: str, rows: int, reservation: Reservation | None
-    ) -> None:
-        self._controller: BackpressureController | None = controller
-        self.task_id = task_id
-        self.rows = rows
-        """Records granted; at most what was asked for."""
-        self.asked_rows = rows
-        """Records granted at first: what the source may be asked for, while it may have fewer."""
-        self.reservation = reservation
-
-    def settle(self, duration_s: float) -> None:
-        """Bring credits and bytes back: the records were consumed, which took ``duration_s``. Once."""
-        controller, self._controller = self._controller, None
-        if controller is not None:
-            if self.reservation is not None:
-                self.reservation.release()
-            controller.report_processing(self.task_id, self.rows, duration_s)
-
-    def cancel(self) -> None:
-        """Bring credits and bytes back: the records were never read, and nothing is learned. Once."""
-        self.shrink(0)
-        self._controller = None
-        if self.reservation is not None:
-            self.reservation.release()
-
-    def shrink(self, rows: int) -> None:
-        """Give back the credits beyond ``rows``: the source had fewer."""
-        unused = self.rows - rows
-        if self._controller is not None and unused > 0:
-            if self.reservation is not None and rows:
-                self.reservation.resize(math.ceil(self.reservation.nbytes * (rows / self.rows)))
-            self.rows = rows
-            self._controller._give_back(self.task_id, unused)
+    def wake_first(self) -> None:
+        if self.waiting:
+            self.waiting[0].notify()
 
 
 class BackpressureController:
-    """Grants credits (records) to registered tasks. Thread-safe; every operation is O(1).
+    """Grants credits (records) to registered tasks. Thread-safe.
+
+    Each task has a window, or a bucket, of its own, so none can take another's. Those who wait for credits of
+    the same task are served in the order in which they came: while one waits, nobody else gets any, so a large
+    request does not starve behind small ones. Whatever concerns one task is O(1); news that concern all (memory
+    pressure, a lost device) wake one waiter a task.
 
     Parameters
     ----------
@@ -136,13 +114,12 @@ class BackpressureController:
         self._monitors = tuple(monitors)
         self._budget = budget
         self._lock = threading.Lock()
-        self._accounts: dict[str, CreditAccount] = {}
-        self._waiting: dict[str, threading.Condition] = {}
+        self._tasks: dict[str, _Task] = {}
         self._pressure: dict[str, float] = {}
         self._monitor_errors: dict[str, str] = {}
         self._lost: dict[str, str] = {}
         self._acting_pressure = 0.0
-        self._ceiling = float(self._config.max_credits)
+        self._share = 1.0
 
     @property
     def config(self) -> CreditConfig:
@@ -157,65 +134,78 @@ class BackpressureController:
     def register_task(self, task_id: str) -> None:
         """Give a task its initial credits; registering it again changes nothing."""
         with self._lock:
-            if task_id not in self._accounts:
-                self._accounts[task_id] = CreditAccount(self._config, self._clock())
+            if task_id not in self._tasks:
+                self._tasks[task_id] = _Task(open_account(self._config, self._clock()))
 
     def unregister_task(self, task_id: str) -> None:
         """Forget a task; those waiting for its credits get 0."""
         with self._lock:
-            self._account(task_id)
-            del self._accounts[task_id]
-            waiting = self._waiting.pop(task_id, None)
-            if waiting is not None:
-                waiting.notify_all()
+            task = self._task(task_id)
+            del self._tasks[task_id]
+            for turn in task.waiting:
+                turn.notify()
 
     def request_credits(self, task_id: str, n: int) -> int:
-        """Grant up to ``n`` credits, as many as there are; 0 when there are none. Never blocks."""
-        if n < 0:
-            require_integer("BackpressureController", "n", n, 0)
-        with self._lock:
-            account = self._account(task_id)
-            granted = 0 if self._lost else min(n, account.available(self._clock(), self._ceiling))
-            if granted:
-                account.take(granted)
-            return granted
+        """Grant up to ``n`` credits, as many as there are; 0 when there are none, or others wait. Never blocks."""
+        return self._request(task_id, n, None)
 
     def acquire(self, task_id: str, n: int, timeout: Duration | None = None) -> int:
         """Wait until ``n`` credits are there and grant them; of more than a task can hold, it gets the most.
 
         After ``timeout`` (seconds or timedelta) it grants what there is, which may be 0; 0 also when the task
-        is unregistered meanwhile or a device is lost. Waits on a condition that reports, pressure changes and
-        the refill wake.
+        is unregistered meanwhile or a device is lost. Waits, in turn with others who wait for the same task, on a
+        condition that reports, pressure changes and the refill wake.
         """
         require_integer("BackpressureController", "n", n, 0)
         deadline_s = None if timeout is None else self._clock() + to_seconds(timeout, "timeout")
         with self._lock:
-            account = self._account(task_id)
-            while True:
-                if self._lost:
-                    return 0
-                now_s = self._clock()
-                available = account.available(now_s, self._ceiling)
-                wanted = min(n, account.most_at_once())
-                over = deadline_s is not None and now_s >= deadline_s
-                if available >= wanted or over:
-                    granted = min(n, available)
-                    account.take(granted)
-                    return granted
-                waits = [account.seconds_until(wanted), None if deadline_s is None else deadline_s - now_s]
-                condition = self._waiting.setdefault(task_id, threading.Condition(self._lock))
-                condition.wait(min((wait for wait in waits if wait is not None), default=None))
-                if self._accounts.get(task_id) is not account:
-                    return 0
+            task = self._task(task_id)
+            turn: threading.Condition | None = None
+            try:
+                while not self._lost and self._tasks.get(task_id) is task:
+                    now_s = self._clock()
+                    over = deadline_s is not None and now_s >= deadline_s
+                    wait_s = None if deadline_s is None else deadline_s - now_s
+                    if not task.waiting or task.waiting[0] is turn:
+                        account = task.account
+                        available = account.available(now_s, self._share)
+                        if over or available >= min(n, account.window(self._share)):
+                            granted = min(n, available)
+                            account.take(granted)
+                            return granted
+                        refill_s = account.seconds_until(n, self._share)
+                        if refill_s is not None:
+                            wait_s = refill_s if wait_s is None else min(wait_s, refill_s)
+                    elif over:
+                        return 0
+                    if turn is None:
+                        turn = threading.Condition(self._lock)
+                        task.waiting.append(turn)
+                    turn.wait(None if wait_s is None else min(wait_s, CreditAccount.LONGEST_WAIT_S))
+                return 0
+            finally:
+                if turn is not None:
+                    task.waiting.remove(turn)
+                    task.wake_first()
+
+    def return_credits(self, task_id: str, n: int) -> None:
+        """Give back ``n`` credits that were granted and not used: there were fewer records than asked for."""
+        require_integer("BackpressureController", "n", n, 0)
+        with self._lock:
+            task = self._task(task_id)
+            task.account.give_back(n)
+            task.wake_first()
 
     def report_processing(self, task_id: str, records: int, duration: Duration) -> None:
         """Tell that a consumer has processed ``records`` in ``duration``: their credits come back."""
         duration_s = to_seconds(duration)
-        if records < 0:
+        if type(records) is not int or records < 0:
             require_integer("BackpressureController", "records", records, 0)
         with self._lock:
-            self._account(task_id).report(records, duration_s)
-            self._wake(task_id)
+            task = self._task(task_id)
+            task.account.report(records, duration_s, self._clock())
+            if task.waiting:
+                task.wake_first()
 
     def update_memory_pressure(self, p: float, device: str = "host") -> None:
         """Tell how full the memory of ``device`` is, from 0 to 1."""
@@ -225,10 +215,7 @@ class BackpressureController:
             highest = max(self._pressure.values())
             # Rising pressure acts at once, falling pressure only when it has fallen clearly.
             if highest > self._acting_pressure or highest < self._acting_pressure - self.HYSTERESIS:
-                self._acting_pressure = highest
-                self._ceiling = self._permitted(highest)
-                for task_id in self._waiting:
-                    self._wake(task_id)
+                self._act_on(highest)
 
     def poll_monitors(self) -> None:
         """Read the monitors and take over their pressure. One that cannot read keeps its last value."""
@@ -252,10 +239,7 @@ class BackpressureController:
             self._lost.pop(device, None)
             self._monitor_errors.pop(device, None)
             self._pressure.pop(device, None)
-            self._acting_pressure = max(self._pressure.values(), default=0.0)
-            self._ceiling = self._permitted(self._acting_pressure)
-            for task_id in self._waiting:
-                self._wake(task_id)
+            self._act_on(max(self._pressure.values(), default=0.0))
 
     @property
     def lost_devices(self) -> Mapping[str, str]:
@@ -273,21 +257,29 @@ class BackpressureController:
     def in_flight(self) -> int:
         """Credits of all tasks that were granted and not yet reported as processed."""
         with self._lock:
-            return sum(account.in_flight for account in self._accounts.values())
+            return sum(task.account.in_flight for task in self._tasks.values())
 
     def available_credits(self, task_id: str) -> int:
         """Return the credits that a request would get now."""
         with self._lock:
-            available = self._account(task_id).available(self._clock(), self._ceiling)
-            return 0 if self._lost else available
+            task = self._task(task_id)
+            if task.waiting or self._lost:
+                return 0
+            return task.account.available(self._clock(), self._share)
 
     def processing_rate(self, task_id: str) -> float | None:
         """Return the records per second of processing, smoothed over reports; None before the first."""
         with self._lock:
-            return self._account(task_id).rate
+            return self._task(task_id).account.rate
 
     def admit(
-        self, task_id: str, rows: int, bytes_per_row: float, *, least_rows: int = 1
+        self,
+        task_id: str,
+        rows: int,
+        bytes_per_row: float,
+        *,
+        least_rows: int = 1,
+        window_rows: int | None = None,
     ) -> Admission | None:
         """Admit one batch of up to ``rows`` records, or None. Never blocks.
 
@@ -295,12 +287,13 @@ class BackpressureController:
         ``rows × bytes_per_row`` in the budget. When the bytes do not fit, fewer rows are tried, halving down
         to ``least_rows``; the task's own guarantee in the budget is what makes that smallest batch always fit
         when the task has nothing in flight. Fewer credits than ``least_rows`` are not worth a batch, unless
-        the configuration's minimum is lower.
+        the configuration's minimum is lower. ``window_rows`` is what the caller would have on its way without
+        memory pressure, should that be less than the credits: ADAPTIVE then scales down from there.
         """
-        granted = self.request_credits(task_id, rows)
+        granted = self._request(task_id, rows, window_rows)
         if granted < min(rows, least_rows, self._config.min_credits):
             if granted:
-                self._give_back(task_id, granted)
+                self.return_credits(task_id, granted)
             return None
         budget = self._budget
         if budget is None:
@@ -310,23 +303,23 @@ class BackpressureController:
             reservation = budget.reserve(task_id, math.ceil(wanted * bytes_per_row))
             if reservation is not None:
                 if wanted < granted:
-                    self._give_back(task_id, granted - wanted)
+                    self.return_credits(task_id, granted - wanted)
                 return Admission(self, task_id, wanted, reservation)
             if wanted <= least_rows:
-                self._give_back(task_id, granted)
+                self.return_credits(task_id, granted)
                 return None
             wanted = max(least_rows, wanted // 2)
 
     def seconds_until_credits(self, task_id: str, n: int) -> float | None:
         """Return the seconds until time alone brings ``n`` credits, or the most the task can hold.
 
-        None when only a report or a fall of pressure can, or a device is lost: then there is nothing to wait
-        for but those.
+        None when time brings none: they are there, only a report or a fall of pressure can bring them, or a device
+        is lost.
         """
         with self._lock:
-            account = self._account(task_id)
-            account.available(self._clock(), self._ceiling)
-            return None if self._lost else account.seconds_until(min(n, account.most_at_once()))
+            account = self._task(task_id).account
+            account.available(self._clock(), self._share)
+            return None if self._lost else account.seconds_until(n, self._share)
 
     def snapshot(self) -> BackpressureSnapshot:
         """Return the state of all tasks at one moment."""
@@ -334,14 +327,14 @@ class BackpressureController:
             now_s = self._clock()
             tasks = {
                 task_id: TaskCredits(
-                    available=account.available(now_s, self._ceiling),
-                    in_flight=account.in_flight,
-                    allowance=account.most_at_once(),
-                    granted_total=account.granted_total,
-                    processed_total=account.processed_total,
-                    processing_rate=account.rate,
+                    available=task.account.available(now_s, self._share),
+                    in_flight=task.account.in_flight,
+                    allowance=task.account.window(self._share),
+                    granted_total=task.account.granted_total,
+                    processed_total=task.account.processed_total,
+                    processing_rate=task.account.rate,
                 )
-                for task_id, account in self._accounts.items()
+                for task_id, task in self._tasks.items()
             }
             return BackpressureSnapshot(
                 mode=self._config.mode,
@@ -352,40 +345,48 @@ class BackpressureController:
                 tasks=MappingProxyType(tasks),
             )
 
+    def _request(self, task_id: str, n: int, window_rows: int | None) -> int:
+        if type(n) is not int or n < 0:
+            require_integer("BackpressureController", "n", n, 0)
+        with self._lock:
+            task = self._tasks.get(task_id)
+            if task is None:
+                task = self._task(task_id)
+            if task.waiting or self._lost:
+                return 0
+            account = task.account
+            granted = account.available(self._clock(), self._share, window_rows)
+            if granted > n:
+                granted = n
+            if granted:
+                account.take(granted)
+            return granted
+
+    def _act_on(self, pressure: float) -> None:
+        """Scale the windows to this pressure: whole up to the threshold, then down to the minimum."""
+        self._acting_pressure = pressure
+        threshold = self._config.memory_threshold
+        scales = self._config.mode is CreditMode.ADAPTIVE and threshold < pressure
+        self._share = (1.0 - pressure) / (1.0 - threshold) if scales else 1.0
+        self._wake_all()
+
     def _note_lost(self, device: str, reading: MemoryReading) -> None:
         with self._lock:
             if reading.lost and any(monitor.device == device for monitor in self._monitors):
                 self._lost[device] = reading.error or "no reason is known"
-                for task_id in self._waiting:
-                    self._wake(task_id)
+                self._wake_all()
             else:
                 self._lost.pop(device, None)
 
-    def _give_back(self, task_id: str, unused: int) -> None:
-        with self._lock:
-            self._account(task_id).give_back(unused)
-            self._wake(task_id)
+    def _wake_all(self) -> None:
+        for task in self._tasks.values():
+            task.wake_first()
 
-    def _account(self, task_id: str) -> CreditAccount:
+    def _task(self, task_id: str) -> _Task:
         try:
-            return self._accounts[task_id]
+            return self._tasks[task_id]
         except KeyError:
-            hint = nearest(task_id, self._accounts)
+            hint = nearest(task_id, self._tasks)
             raise OptionError(
                 f"task {task_id!r} is not registered; call register_task first. {hint}".rstrip()
             ) from None
-
-    def _wake(self, task_id: str) -> None:
-        waiting = self._waiting.get(task_id)
-        if waiting is not None:
-            waiting.notify_all()
-
-    def _permitted(self, pressure: float) -> float:
-        """Return the allowance under this pressure: all up to the threshold, then down to the minimum."""
-        config = self._config
-        if config.mode is not CreditMode.ADAPTIVE or pressure <= config.memory_threshold:
-            return float(config.max_credits)
-        if config.memory_threshold >= 1.0:
-            return float(config.max_credits)
-        share = (1.0 - pressure) / (1.0 - config.memory_threshold)
-        return config.min_credits + share * (config.max_credits - config.min_credits)

@@ -47,7 +47,7 @@ def _tasks(run: PreparedRun) -> str:
 
 
 def _batch_size(run: PreparedRun) -> Iterator[str]:
-    found, recalled = run.batcher.found, run.sizing.recalled
+    found, recalled = run.sizing.found, run.sizing.recalled
     large = f"about {format_bytes(math.ceil(found.rows * run.batch_bytes_per_row))} with the results"
     if recalled is not None and recalled.converged:
         yield f"{size_text(recalled)}, {large}"

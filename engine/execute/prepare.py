@@ -13,7 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dataflare.control.backpressure import Admission, BackpressureController
+from dataflare.control.admission import Admission
+from dataflare.control.backpressure import BackpressureController
 from dataflare.control.budget import MemoryBudget, format_bytes
 from dataflare.control.clock import Clock
 from dataflare.control.credits import CreditConfig, CreditMode
@@ -105,12 +106,14 @@ class PreparedRun:
 
         self.batch_bytes_per_row = max(1.0, read_bytes + out_bytes)
         """Estimated bytes of one input record and its result, wherever they lie."""
+        largest_rows = max((partition.num_rows or 0 for partition in self.partitions), default=0)
         self.sizing = BatchSizing(
             options.batching,
             self._work_key(),
             fused=self.fused,
-            in_memory=self.in_memory,
+            compiled=all(isinstance(step, ComputeStep) for step in self._worker_steps),
             bytes_per_row=self.batch_bytes_per_row,
+            most_rows=largest_rows if self.in_memory else None,
             tasks=self.processor_tasks or self.source_tasks,
             clock=clock,
         )
@@ -213,10 +216,12 @@ class PreparedRun:
         ``alone`` says that it has none on the way, so that nobody would wake it: then a single record will do.
         """
         least_rows = 1 if alone else self.least_rows
-        rows = self.batcher.batch_size
-        admission = self.controller.admit(task, rows, self.bytes_per_row, least_rows=least_rows)
+        # Where all share one output, sizes cost no memory, and say nothing about those of batches.
+        rows = self.batcher.batch_size if self.contiguous is None else self.turn_rows
+        admit, bytes_per_row, window_rows = self.controller.admit, self.bytes_per_row, rows * self.window
+        admission = admit(task, rows, bytes_per_row, least_rows=least_rows, window_rows=window_rows)
         if admission is None and self._goes_on_without_lost_devices():
-            admission = self.controller.admit(task, rows, self.bytes_per_row, least_rows=least_rows)
+            admission = admit(task, rows, bytes_per_row, least_rows=least_rows, window_rows=window_rows)
         if admission is not None:
             self._admitted[admission] = self.late_compile_s
             self._trim_pool(admission)
@@ -248,8 +253,8 @@ class PreparedRun:
         if rows:
             # Data in memory has as many records as are asked for: fewer were cut on purpose.
             asked_rows = rows if self.in_memory else admission.asked_rows
-            compiling = compiled_s != self.late_compile_s
-            self.sizing.record_batch(rows, work_s, asked_rows=asked_rows, steady=not compiling)
+            steady = self.contiguous is None and compiled_s == self.late_compile_s
+            self.sizing.record_batch(rows, work_s, asked_rows=asked_rows, steady=steady)
 
     def note_read(self, admission: Admission, rows: int, nbytes: int) -> None:
         """Correct what is known about bytes by a batch that was read."""
@@ -462,4 +467,5 @@ def _engine_credits(least_rows: int) -> CreditConfig:
         initial_credits=_UNBOUNDED_CREDITS,
         min_credits=least_rows,
         max_credits=_UNBOUNDED_CREDITS,
+        queue_target=None,
     )

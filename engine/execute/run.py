@@ -78,7 +78,7 @@ def _report(
         lost_devices=dict(run.lost_devices),
         monitor_errors={**run.curves.monitor_errors, **run.controller.snapshot().monitor_errors},
         files=outcome.files,
-        batch_size=run.batcher.found if outcome.batches else None,
+        batch_size=run.sizing.found if outcome.batches else None,
         curves=_curves(run),
     )
 

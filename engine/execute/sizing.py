@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["LEAST_ROWS", "BatchSizing", "function_key", "work_key"]
 
 _FIRST_BATCH_BYTES = 4 << 20
+_FIRST_BATCH_IN_MEMORY_BYTES = 48 << 20  # nothing is held in memory for it but its result
 _FIRST_BATCH_OF_LOCAL_FILES_BYTES = 12 << 20  # each batch costs 0.2 ms, and decoding fills the caches anyway
 LEAST_ROWS = 1024
-_LEAST_BATCHES_TO_REMEMBER = 4
 
 
 class BatchSizing:
@@ -40,10 +40,12 @@ class BatchSizing:
         What the size is remembered under: `work_key`.
     fused
         Whether the tasks that compute also read.
-    in_memory
-        Whether the source is in memory.
+    compiled
+        Whether all steps are compiled. What sizes suit a function of whole batches, nobody knows.
     bytes_per_row
         Estimated bytes of one input record and what becomes of it.
+    most_rows
+        Rows of the largest batch that a source in memory has; None for other sources.
     tasks
         How many tasks compute. The first batch of each says little: threads start, functions load what they need.
     clock
@@ -56,8 +58,9 @@ class BatchSizing:
         key: str,
         *,
         fused: bool,
-        in_memory: bool,
+        compiled: bool,
         bytes_per_row: float,
+        most_rows: int | None,
         tasks: int,
         clock: Clock,
     ) -> None:
@@ -65,7 +68,7 @@ class BatchSizing:
         self.recalled: FoundSize | None = None
         """What earlier runs of the same work found; None where there were none, or the user has chosen."""
         if self._key is not None:
-            chosen = _config(bytes_per_row, fused, in_memory)
+            chosen = _config(bytes_per_row, most_rows, fused=fused, compiled=compiled)
             self.recalled = remembered_sizes().recall(self._key) or load_size(self._key)
         assert chosen is not None
         self.batcher = AdaptiveBatcher(chosen, clock, start=self.recalled)
@@ -80,12 +83,20 @@ class BatchSizing:
             steady = False
         self.batcher.record_batch(rows, work_s, asked_rows=asked_rows, steady=steady)
 
+    @property
+    def found(self) -> FoundSize:
+        """Where the search is; bounds that the user did not set are those of the source."""
+        found = self.batcher.found
+        if found.bound == "max_size" and self._key is not None and found.rows < MOST_ROWS:
+            return found._replace(bound="source")
+        return found
+
     def remember(self) -> None:
         """Keep the batch size for the next run of the same work, on disk too if there is news."""
-        found = self.batcher.found
-        if self._key is None or found.bound == "memory":  # of this run, not of its work
+        found = self.found
+        if self._key is None or not found.measured:
             return
-        if self.batcher.metrics.batch_count < _LEAST_BATCHES_TO_REMEMBER:
+        if found.bound == "memory":  # that is of this run, not of its work
             return
         remembered_sizes().remember(self._key, found)
         start = self.recalled
@@ -108,14 +119,25 @@ def function_key(fn: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}{digest}"
 
 
-def _config(bytes_per_row: float, fused: bool, in_memory: bool) -> AdaptiveBatchingConfig:
-    first_bytes = _FIRST_BATCH_BYTES
-    if fused and not in_memory:
-        first_bytes = _FIRST_BATCH_OF_LOCAL_FILES_BYTES
-    first = int(first_bytes / bytes_per_row) // 64 * 64
-    least = min(max(first, LEAST_ROWS), MOST_ROWS)
-    if fused and not in_memory:
+def _config(
+    bytes_per_row: float, most_rows: int | None, *, fused: bool, compiled: bool
+) -> AdaptiveBatchingConfig:
+    most = MOST_ROWS if most_rows is None else min(max(most_rows, 1), MOST_ROWS)
+
+    def rows(first_bytes: int) -> int:
+        return min(max(int(first_bytes / bytes_per_row) // 64 * 64, LEAST_ROWS), most)
+
+    first = rows(_FIRST_BATCH_BYTES)
+    if most_rows is not None and compiled:
+        # Compiled programs stay in the cache whatever the size, and nobody waits for a batch: a search from below would
+        # only cost short runs more turns. Long ones may come down to where a program that computes much is as fast.
+        large = rows(_FIRST_BATCH_IN_MEMORY_BYTES)
+        return AdaptiveBatchingConfig(initial_size=large, min_size=first, max_size=most)
+    if fused and most_rows is None:
         # A batch of a local file pays for what is decoded with it, which a search over sizes would misread; and larger
         # ones gain nothing, while the run would take more memory the longer it lasts.
-        return AdaptiveBatchingConfig(initial_size=least, min_size=least, max_size=least)
-    return AdaptiveBatchingConfig(initial_size=least)
+        only = rows(_FIRST_BATCH_OF_LOCAL_FILES_BYTES)
+        return AdaptiveBatchingConfig(initial_size=only, min_size=only, max_size=only)
+    return AdaptiveBatchingConfig(
+        initial_size=first, min_size=min(first, AdaptiveBatchingConfig().min_size), max_size=most
+    )

@@ -430,6 +430,32 @@ def test_the_next_run_starts_with_the_size_that_this_one_found(
     run_once(run_once(None))
 
 
+def test_a_batch_during_which_something_was_compiled_says_nothing_about_its_size(
+    kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = kit.make_run(kit.make_plan(kit.FakeSource([10_000]), kit.FakeSink(), work_with_a_kernel), workers=1)
+    compiled_s = 0.0
+    monkeypatch.setattr(type(run), "late_compile_s", property(lambda run: compiled_s))
+    task = run.source_task_names[0]
+    rows = run.batcher.batch_size
+
+    def settled(compiling: bool) -> int:
+        nonlocal compiled_s
+        admission = run.admit(task, alone=True)
+        compiled_s += compiling
+        run.settle(admission, rows, 0.01)
+        return sum(cost.batches for cost in run.batcher.found.measured)
+
+    assert settled(compiling=False) == 0  # the first of its task
+    assert settled(compiling=True) == 0
+    assert settled(compiling=False) == 1
+    assert run.batcher.metrics.batch_count == 3
+
+
+def work_with_a_kernel(batch: SharedDataBatch) -> SharedDataBatch:
+    return batch
+
+
 def remembered_work(batch: SharedDataBatch) -> SharedDataBatch:
     return batch
 

@@ -118,6 +118,35 @@ def test_gpu_kernels(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_control_cost(tmp_path: Path) -> None:
+    sizes = ("--size", "100k", "--scale", "0.01", "--rounds", "2", "--calls", "800", "--data", str(tmp_path))
+    report = run_table("control.cost", *sizes, json_path=tmp_path / "report.json")
+    assert_report(report, "control.cost")
+    calls, runs = report["sections"]
+    for call in calls["measurements"]:
+        assert 0 < call["min_us"] <= call["median_us"]
+        assert 0 < call["contended_min_us"] <= call["contended_median_us"]
+    assert len(runs["measurements"]) == 2
+    for run in runs["measurements"]:
+        assert run["batch_rows"] > 0
+        assert 0 < run["calls_percent"] < 100
+
+
+@pytest.mark.slow
+def test_control_recovery(tmp_path: Path) -> None:
+    times = ("--ill-s", "1.5", "--around-s", "2", "--limit-mb", "64", "--source", "stream")
+    report = run_table("control.recovery", *times, json_path=tmp_path / "report.json")
+    assert report["benchmark"] == "control.recovery"
+    still, slow = report["sections"][0]["measurements"]
+    assert still["read_while_ill_rows"] == 0
+    assert slow["read_while_ill_rows"] > 0
+    for run in (still, slow):
+        assert run["peak_bytes"] <= run["limit_bytes"]
+        written = [point["written_rows_per_s"] for point in run["curve"]]
+        assert sum(written) / 2 == pytest.approx(run["rows"], rel=0.01)
+
+
+@pytest.mark.slow
 def test_math_accuracy(tmp_path: Path) -> None:
     report = run_table("math_accuracy", "--size", "2k", "--rounds", "1", json_path=tmp_path / "report.json")
     assert_report(report, "math_accuracy")
@@ -194,7 +223,10 @@ class TestControl:
         from benchmarks.control.rules import RULES
         from benchmarks.control.simulation import simulate
 
-        results = {rule.name: [simulate(rule, work, 9) for work in CURVES] for rule in RULES}
+        results = {
+            rule.name: [simulate(rule, work, 15 if rule.name == "knee" else 3) for work in CURVES]
+            for rule in RULES
+        }
         knee = results.pop("knee")
         for result in knee:
             assert result.reach is not None, result

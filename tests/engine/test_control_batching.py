@@ -96,16 +96,17 @@ def test_slow_start_stops_short_of_the_latency_target() -> None:
     assert max(sizes) * 1e-7 + 5e-3 <= 0.010 * 1.1
 
 
-def test_two_batches_over_the_latency_target_shrink_the_size_and_one_does_not() -> None:
+def test_three_batches_over_the_latency_target_shrink_the_size_and_two_do_not() -> None:
     clock = ManualClock()
     config = AdaptiveBatchingConfig(initial_size=10_000, latency_target_ms=50)
     batcher = AdaptiveBatcher(config, clock, start=FoundSize(10_000, converged=True))
-    batcher.record_batch(10_000, 0.060)
-    assert batcher.batch_size == 10_000
+    for _ in range(2):
+        batcher.record_batch(10_000, 0.060)
+        assert batcher.batch_size == 10_000
     batcher.record_batch(10_000, 0.060)
     assert batcher.batch_size == 7_000
-    batcher.record_batch(10_000, 0.060)  # was under way when the size was cut
-    batcher.record_batch(10_000, 0.060)
+    for _ in range(3):
+        batcher.record_batch(10_000, 0.060)  # was under way when the size was cut
     assert batcher.batch_size == 7_000
 
 

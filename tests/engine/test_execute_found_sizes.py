@@ -16,6 +16,7 @@ from dataflare.control.strategies import FoundSize
 from dataflare.execute import found_sizes
 from dataflare.execute.found_sizes import load_size, save_size
 from dataflare.execute.sizing import BatchSizing, function_key
+from dataflare.kernels.cpu.cache import cache_directory
 
 FOUND = FoundSize(
     4096, True, "knee", 25e-6, 3e-9, (SizeCost(1024, 1000, 5e-9, 3), SizeCost(4096, 4000, 4e-9, 10))
@@ -24,6 +25,7 @@ FOUND = FoundSize(
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(found_sizes, "cache_directory", cache_directory)  # not that of other tests
     monkeypatch.setenv("DATAFLARE_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -108,14 +110,18 @@ def test_the_oldest_files_go_when_there_are_too_many(cache: Path, monkeypatch: p
 
 
 def sizing(
-    key: str = "work", chosen: AdaptiveBatchingConfig | None = None, width: float = 8.0
+    key: str = "work",
+    chosen: AdaptiveBatchingConfig | None = None,
+    width: float = 8.0,
+    most_rows: int = 1 << 40,
 ) -> BatchSizing:
     return BatchSizing(
         chosen,
         key,
         fused=True,
-        in_memory=True,
+        compiled=False,
         bytes_per_row=width,
+        most_rows=most_rows,
         tasks=2,
         clock=iter(range(10_000)).__next__,
     )
@@ -188,6 +194,16 @@ def test_the_first_batch_of_each_task_and_compiling_teach_nothing() -> None:
     assert run.batcher.found.measured == ()
     run.record_batch(size, 1e-3, asked_rows=size, steady=True)
     assert len(run.batcher.found.measured) == 1
+
+
+def test_a_source_in_memory_is_asked_for_no_more_than_its_largest_batch() -> None:
+    remembered_sizes().clear()
+    run = sizing(most_rows=50)
+    assert run.batcher.batch_size == 50
+    find_a_size(run)
+    assert run.found[:3] == (50, True, "source")
+    assert sizing(most_rows=0).batcher.batch_size == 1
+    remembered_sizes().clear()
 
 
 def double(batch: object) -> object:

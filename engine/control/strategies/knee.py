@@ -42,7 +42,9 @@ class KneeStrategy:
 
     A cost a row that differs by more than a quarter in five batches in a row is another work or another machine:
     then the search begins anew from the size that is held, after two batches of a sixteenth of it that tell the
-    fixed cost. Two batches over the latency target in a row shrink the size to 0.7 at once.
+    fixed cost. Three batches over the latency target in a row shrink the size to 0.7 at once (two may be those of two
+    tasks that one interruption hit), unless batches that were shrunk take as long: then it is not the rows that take
+    long, but a sink that stalls or a cost of each call.
 
     Of each size the latest ``stability_threshold`` batches count, and five at least.
     """
@@ -55,7 +57,10 @@ class KneeStrategy:
     TOLERANCE = 0.95
     FREE_ROWS = 0.6
     LATENCY_SHARE = 0.8
+    MISSES = 3
     MISS_FACTOR = 0.7
+    IN_VAIN = 0.9
+    BELIEVED_BATCHES = 50
     DEAD_BAND = 1.25
     DRIFT = 1.25
     SAMPLES = 3
@@ -83,6 +88,8 @@ class KneeStrategy:
         self._row_s: float | None = None  # of the size that is held
         self._off = 0  # batches in a row that were clearly dearer, or negative: cheaper
         self._misses = 0
+        self._cut_from: tuple[SteadyBatch, SizeBound] | None = None
+        self._no_cut_before = 0
         self._batches = 0
         self._next_probe = 0
         self._next_probe_s = -math.inf
@@ -96,7 +103,7 @@ class KneeStrategy:
     @property
     def found(self) -> FoundSize:
         """The size that is held, with what it costs; while the search goes on, the one that is tried."""
-        line = self._costs.fit()
+        line = self._costs.fit(self._fastest()[0]) if len(self._costs) else None
         fixed_s, row_s = (None, None) if line is None else line
         held = self._phase in (_Phase.HOLD, _Phase.PROBE)
         rows = self._held if held or self._phase is _Phase.ANCHOR else self.size
@@ -111,10 +118,12 @@ class KneeStrategy:
         size = self._costs.add(batch.asked_rows, batch.rows, batch.duration_s)
         if batch.duration_s > self._config.latency_target_s:
             self._misses += 1
-            if self._misses > 1 and self._cut(batch.asked_rows, size):
+            if self._misses >= self.MISSES and self._cut(batch, size):
                 return
         else:
             self._misses = 0
+            self._cut_from = None
+            self._no_cut_before = 0
         if size != size_class(self.size):
             return  # asked for before the size changed, or with less memory than it takes
         self._tried += 1
@@ -196,7 +205,7 @@ class KneeStrategy:
 
     def _changed(self, size: int) -> bool:
         """Tell whether a size costs something else than the last time that it was tried."""
-        return self._costs.shift(size, self._tried) > max(self.DRIFT, math.exp(2.4 * self._costs.noise))
+        return self._costs.shift(size, self._tried) > max(self.DRIFT, math.exp(3.0 * self._costs.noise))
 
     def _knee(self) -> tuple[int, SizeBound]:
         """Return the smallest size within 2 % of the best, by all that is known, and what keeps it there."""
@@ -236,7 +245,7 @@ class KneeStrategy:
         sizes = list(costs)
         sure = next((size for size in sizes if costs.count(size) >= self.SAMPLES), sizes[0])
         lowest = max(costs.asked_rows(sizes[0]) / math.sqrt(2.0), costs.asked_rows(sure) / 4.0)
-        too_slow_s = least_s / (self.CLOSE * self.TOLERANCE)
+        too_slow_s = least_s * math.exp(0.5 * costs.noise) / (self.CLOSE * self.TOLERANCE)
         for size in sizes:
             if size < best and costs.count(size) >= self.CHECKS and costs.row_s(size) > too_slow_s:
                 lowest = max(lowest, costs.asked_rows(size) * 2.0)
@@ -279,14 +288,19 @@ class KneeStrategy:
     def _begin_again(self, size: int) -> None:
         self._costs.keep([size], latest=self.CHECKS)
         self._held = self.size
-        self._probes = 0
-        self._next_probe_s = -math.inf
+        self._look_soon()
         self._steps = []
         anchor = self._config.clamp(self.size // self.ANCHOR_SHARE)
         if size_class(anchor) < size:
             self._try(_Phase.ANCHOR, anchor)
         else:
             self._try(_Phase.CLIMB, self.size)
+
+    def _look_soon(self) -> None:
+        """Let the next probes come early again, the larger neighbour first."""
+        self._probes = 0
+        self._next_probe_s = -math.inf
+        self._probe_up = True
 
     def _probe(self, size: int) -> None:
         config = self._config
@@ -313,8 +327,8 @@ class KneeStrategy:
         if self._probes >= self.EARLY_PROBES:
             self._next_probe_s = at_s + self._config.evaluation_interval_s
         held, row_s = size_class(self._held), self._row_s
-        clear = max(self.GAIN, math.exp(0.7 * costs.noise))
-        if size > held and costs.row_s(held) >= clear * costs.row_s(size, self._tried):
+        clear = max(self.GAIN, math.exp(costs.noise))
+        if size > held and costs.row_s(held) >= clear * costs.row_s(size):
             self._steps = [step for step in costs if step < size]
             costs.keep([*self._steps, size])  # what larger ones took was before this change
             self._phase = _Phase.CLIMB
@@ -328,12 +342,24 @@ class KneeStrategy:
             self._checked = 0
             self._settle()
 
-    def _cut(self, asked_rows: int, size: int) -> bool:
-        """Shrink after two batches that took too long; False for those that were asked for before the last time."""
-        rows = self._config.clamp(math.floor(asked_rows * self.MISS_FACTOR))
-        if rows >= self.size:
+    def _cut(self, batch: SteadyBatch, size: int) -> bool:
+        """Shrink after batches that took too long, or take it back where that is no use; tell whether it did.
+
+        It does nothing about batches that were asked for before the last time.
+        """
+        rows = self._config.clamp(math.floor(batch.asked_rows * self.MISS_FACTOR))
+        if rows >= self.size or self._batches < self._no_cut_before:
             return False
         self._misses = 0
+        if self._cut_from is not None:
+            larger, bound = self._cut_from
+            if batch.asked_rows < larger.asked_rows and batch.duration_s > self.IN_VAIN * larger.duration_s:
+                self._cut_from = None
+                self._no_cut_before = self._batches + self.BELIEVED_BATCHES
+                self._hold(larger.asked_rows, bound)
+                return True
+        self._look_soon()
+        self._cut_from = batch, self._bound or self._stop
         self._costs.keep([known for known in self._costs if known < size])
         self._stop = "latency"
         if len(self._costs):
