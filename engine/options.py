@@ -79,8 +79,12 @@ class RunOptions:
     workers
         Batches computed at the same time; None: one for each core that this process may use.
     memory_limit
-        Bytes that the run may hold, None for no limit of its own. `resolve` also takes text such as "128MB"
-        (10**6 bytes a MB) or "2GiB" (2**30 bytes a GiB).
+        Bytes that the run may hold: batches, what reading and the sink hold beside them, and idle memory of the
+        pool; not compiled code nor libraries. What is needed is set aside before it is allocated; batches, blocks,
+        row groups of the output and, where need be, workers are made to fit, and what cannot fit is refused before
+        the run. None: a run that reads files or streams keeps to half of what is free on the host, by the tightest
+        of the container's and the machine's limits, in the same way, but is not refused and may hold any result.
+        `resolve` also takes text such as "128MB" (10**6 bytes a MB) or "2GiB" (2**30 bytes a GiB).
     batching
         How the batch size is found, None for the defaults.
     backpressure

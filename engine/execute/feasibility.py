@@ -13,7 +13,7 @@ from typing import NamedTuple
 from dataflare.control.budget import format_bytes
 from dataflare.kernels.errors import MemoryLimitError
 
-__all__ = ["StageNeed", "require_feasible"]
+__all__ = ["StageNeed", "fits", "require_feasible"]
 
 
 class StageNeed(NamedTuple):
@@ -23,14 +23,22 @@ class StageNeed(NamedTuple):
     tasks: int
     bytes_a_task: float
 
+    @property
+    def total_bytes(self) -> int:
+        """What all its tasks need, with a byte each for rounding."""
+        return self.tasks * (math.ceil(self.bytes_a_task) + 1)
+
+
+def fits(needs: Sequence[StageNeed], limit_bytes: int | None) -> bool:
+    """Whether the needs fit the limit together."""
+    return limit_bytes is None or sum(need.total_bytes for need in needs) <= limit_bytes
+
 
 def require_feasible(needs: Sequence[StageNeed], limit_bytes: int | None, rows: int) -> None:
     """Raise a ``MemoryLimitError`` naming stages and bytes when the needs do not fit the limit together."""
-    if limit_bytes is None:
+    if limit_bytes is None or fits(needs, limit_bytes):
         return
-    total = sum(need.tasks * (math.ceil(need.bytes_a_task) + 1) for need in needs)
-    if total <= limit_bytes:
-        return
+    total = sum(need.total_bytes for need in needs)
     lines = [f"  {need.stage}: {need.tasks} × {format_bytes(math.ceil(need.bytes_a_task))}" for need in needs]
     raise MemoryLimitError(
         f"The memory limit of {format_bytes(limit_bytes)} cannot hold one smallest batch ({rows:,} rows) for "

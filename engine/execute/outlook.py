@@ -70,12 +70,11 @@ def _memory(run: PreparedRun) -> Iterator[str]:
     row = f"about {run.batch_bytes_per_row:.4g} bytes a row with what becomes of it"
     yield f"{'no limit' if limit is None else f'at most {format_bytes(limit)}'}; {row}"
     if limit is not None:
-        yield f"kept free, for a batch of {run.least_rows:,} rows in each task:"
+        yield f"kept free, with a batch of {run.least_rows:,} rows in each task:"
         for need in run.needs:
             name = need.stage.partition(": ")[0]
             yield f"  {need.tasks} × {format_bytes(math.ceil(need.bytes_a_task))} for {name}"
     batches = run.window * run.source_tasks
     rows = batches * run.batcher.batch_size
     nbytes = math.ceil((rows if run.num_rows is None else min(rows, run.num_rows)) * run.bytes_per_row)
-    within = "" if limit is None or nbytes <= limit else ", as far as the limit allows"
-    yield f"up to {batches} batches on the way, {format_bytes(nbytes)}{within}"
+    yield f"up to {batches} batches on the way, {format_bytes(nbytes)}"

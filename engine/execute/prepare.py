@@ -18,13 +18,14 @@ from dataflare.control.backpressure import BackpressureController
 from dataflare.control.budget import MemoryBudget, format_bytes
 from dataflare.control.clock import Clock
 from dataflare.control.credits import CreditConfig, CreditMode
+from dataflare.execute.allotment import Allotment, standing_needs
 from dataflare.execute.chain import Chain, ComputeStage
 from dataflare.execute.chain_making import ChainMaker
 from dataflare.execute.contiguous import ContiguousOutput
-from dataflare.execute.feasibility import StageNeed, require_feasible
+from dataflare.execute.feasibility import StageNeed, fits, require_feasible
 from dataflare.execute.monitors import run_monitors
 from dataflare.execute.reading import PartitionQueue, PartitionReader, Reader, SharedReader
-from dataflare.execute.sizing import BatchSizing, function_key, work_key
+from dataflare.execute.sizing import LEAST_ROWS, BatchSizing, function_key, work_key
 from dataflare.execute.widths import row_bytes
 from dataflare.kernels.errors import CompileError, MemoryLimitError, RunError
 from dataflare.kernels.memory.pool import default_pool
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from dataflare.batch import SharedDataBatch
     from dataflare.kernels.backend import CompiledProgram
     from dataflare.options import MathOption, RunOptions
+    from dataflare.sources.base import BatchSource
 
 __all__ = ["PreparedRun", "prepare_run", "preview_run"]
 
@@ -79,28 +81,14 @@ class PreparedRun:
         """Devices that were lost, and why; their work is done on the CPU."""
         self._chains = ChainMaker(steps, self.device, self._compiled)
 
-        source = plan.source
+        self.monitors = run_monitors(self.device, clock)
+        self.in_memory = bool(getattr(plan.source, "in_memory", False))
+        self.allotment = Allotment.of(options, self.monitors[0], in_memory=self.in_memory)
+        source = self.allotment.bounded_source(plan.source)
+        self.allotment.bound_sink(plan.sink)
         self.partitions = source.partitions()
         rows = source.num_rows
         self.num_rows = rows if rows is None or self.limit_rows is None else min(rows, self.limit_rows)
-        self.in_memory = bool(getattr(source, "in_memory", False))
-        cores = options.workers if options.workers is not None else _default_workers(self.device)
-        self.workers = cores
-        if self.in_memory and self.num_rows is not None:
-            self.workers = max(1, min(cores, -(-self.num_rows // _LEAST_ROWS_A_TASK)))
-        self.fused = self.in_memory or self._local_files(cores)
-        """Whether the tasks that compute also read, because nobody waits while reading: data in memory, and files
-        on this machine, whose decoding is computing. It saves a hand-over for each batch."""
-        if self.fused:
-            self.source_tasks = self.workers
-            self.processor_tasks = 0
-            self.window = 8 if self.in_memory else 4
-        else:
-            limited = self.limit_rows is not None
-            self.source_tasks = 1 if limited else max(1, min(len(self.partitions), cores))
-            self.processor_tasks = cores if self._worker_steps else 0
-            self.window = max(3, -(-2 * self.processor_tasks // self.source_tasks) + 1)
-
         read_bytes = row_bytes(source.schema)
         if source.size_bytes and rows:
             read_bytes = source.size_bytes / rows
@@ -110,6 +98,11 @@ class PreparedRun:
         self.read_bytes_per_row = 0.0 if self.in_memory else read_bytes
         self.bytes_per_row = max(1.0, self.read_bytes_per_row + out_bytes)
         """Estimated bytes that one input record keeps alive until the sink has taken it; tasks correct it."""
+        cores = options.workers if options.workers is not None else _default_workers(self.device)
+        self._decide_tasks(cores)
+        while cores > 1 and not fits(self._needs(source, LEAST_ROWS), self.allotment.limit_bytes):
+            cores -= 1  # rather slowly than not at all
+            self._decide_tasks(cores)
 
         self.batch_bytes_per_row = max(1.0, read_bytes + out_bytes)
         """Estimated bytes of one input record and its result, wherever they lie."""
@@ -127,8 +120,7 @@ class PreparedRun:
         self.batcher = self.sizing.batcher
         self.least_rows = self.sizing.least_rows
         self.budget = MemoryBudget(options.memory_limit)
-        self._check_feasible(out_bytes)
-        self.monitors = run_monitors(self.device, clock)
+        self._set_aside(source)
         self.controller = BackpressureController(
             options.backpressure if options.backpressure is not None else _engine_credits(self.least_rows),
             clock,
@@ -155,6 +147,24 @@ class PreparedRun:
                 num_rows=self.num_rows,
                 exact=options.batching is not None,
             )
+
+    def _decide_tasks(self, cores: int) -> None:
+        """Decide how many tasks there are of each kind, and how far they may be ahead of the sink."""
+        self.workers = cores
+        if self.in_memory and self.num_rows is not None:
+            self.workers = max(1, min(cores, -(-self.num_rows // _LEAST_ROWS_A_TASK)))
+        self.fused = self.in_memory or self._local_files(cores)
+        """Whether the tasks that compute also read, because nobody waits while reading: data in memory, and files
+        on this machine, whose decoding is computing. It saves a hand-over for each batch."""
+        if self.fused:
+            self.source_tasks = self.workers
+            self.processor_tasks = 0
+            self.window = self.allotment.window(self.source_tasks, 8 if self.in_memory else 4)
+        else:
+            limited = self.limit_rows is not None
+            self.source_tasks = 1 if limited else max(1, min(len(self.partitions), cores))
+            self.processor_tasks = cores if self._worker_steps else 0
+            self.window = max(3, -(-2 * self.processor_tasks // self.source_tasks) + 1)
 
     @property
     def late_compile_s(self) -> float:
@@ -214,6 +224,7 @@ class PreparedRun:
             admission = admit(task, rows, bytes_per_row, least_rows=least_rows, window_rows=window_rows)
         if admission is not None:
             self._admitted[admission] = self.late_compile_s
+            self._trim_pool(admission)
         return admission
 
     def seconds_until_credits(self, task: str, *, alone: bool) -> float | None:
@@ -231,9 +242,11 @@ class PreparedRun:
         admission.cancel()
 
     def end(self) -> None:
-        """Take back what was admitted and not consumed: batches of a run that failed or was stopped."""
+        """Take back what was admitted and not consumed (batches of a run that failed or was stopped), and set aside."""
         while self._admitted:
             self._admitted.popitem()[0].cancel()
+        while self._standing:
+            self._standing.pop().release()
 
     def settle(self, admission: Admission, rows: int, work_s: float) -> None:
         """Book a batch of ``rows`` input records as consumed; all work on it took ``work_s``."""
@@ -259,6 +272,7 @@ class PreparedRun:
         measured = nbytes / rows
         self.read_bytes_per_row += 0.25 * (measured - self.read_bytes_per_row)
         self.bytes_per_row = max(1.0, self.read_bytes_per_row + self._out_bytes_per_row)
+        self._bound_batches()
         if admission.reservation is not None:
             admission.reservation.correct(nbytes + math.ceil(rows * self._out_bytes_per_row))
 
@@ -311,6 +325,21 @@ class PreparedRun:
     def _least_rows(self, alone: bool) -> int:
         return 1 if alone else self.least_rows
 
+    def _bound_batches(self) -> None:
+        """Tell the batcher how many rows the memory of one batch has room for."""
+        sizes_are_asked_for = self.options.batching is not None and not self.allotment.is_given
+        if self._batch_bytes is not None and not sizes_are_asked_for:
+            self.batcher.bound(max(self.least_rows, int(self._batch_bytes / self.bytes_per_row)))
+
+    def _trim_pool(self, admission: Admission) -> None:
+        """Give memory that lies idle back to the system where, with what is reserved, it would exceed the limit."""
+        limit_bytes, reservation = self.allotment.limit_bytes, admission.reservation
+        if limit_bytes is None or reservation is None:
+            return
+        # The batch takes its memory from there.
+        others_bytes = self.budget.reserved_bytes - reservation.nbytes
+        default_pool().trim(max(0, limit_bytes - others_bytes))
+
     def _note_lost(self, device: str, reason: str) -> None:
         """Go on without a device that is lost: the CPU has its work, so that its memory no longer counts."""
         if device not in self.lost_devices:
@@ -344,16 +373,28 @@ class PreparedRun:
         schema = self.plan.source.schema
         return work_key(self.device, self.workers, self.fused, self.in_memory, schema, steps)
 
-    def _check_feasible(self, out_bytes: float) -> None:
-        rows = self.least_rows
-        self.needs: list[StageNeed] = []
+    def _needs(self, source: BatchSource, rows: int) -> list[StageNeed]:
+        """Return what the stages need to get on at all, with batches of so many records."""
+        tasks, out_bytes = self.source_tasks, self._out_bytes_per_row
+        needs = []
         if not self.in_memory:
-            self.needs.append(StageNeed(self.source_name, self.source_tasks, rows * self.read_bytes_per_row))
-        self.needs.append(StageNeed(f"results for {self.sink_name}", self.source_tasks, rows * out_bytes))
-        require_feasible(self.needs, self.budget.limit_bytes, rows)
+            needs.append(StageNeed(self.source_name, tasks, rows * self.read_bytes_per_row))
+        needs.append(StageNeed(f"results for {self.sink_name}", tasks, rows * out_bytes))
+        return needs + standing_needs(source, self.source_name, self.plan.sink, self.sink_name, tasks)
+
+    def _set_aside(self, source: BatchSource) -> None:
+        """Set aside what is held to the end, and one smallest batch for each task; refuse what does not fit."""
+        tasks = self.source_tasks
+        self.needs = self._needs(source, self.least_rows)
+        require_feasible(self.needs, self.budget.limit_bytes, self.least_rows)
+        standing = standing_needs(source, self.source_name, self.plan.sink, self.sink_name, tasks)
+        held = [self.budget.reserve(need.stage, need.total_bytes) for need in standing]
+        self._standing = [reservation for reservation in held if reservation is not None]
+        self._batch_bytes = self.allotment.batch_bytes(standing, tasks, self.window)
+        self._bound_batches()
         if self.budget.limit_bytes is not None:
             for task in self.source_task_names:
-                self.budget.guarantee(task, int(rows * self.bytes_per_row) + 1)
+                self.budget.guarantee(task, int(self.least_rows * self.bytes_per_row) + 1)
 
     def _make_contiguous(self) -> ContiguousOutput | None:
         """Return one output for all tasks, where the program, the source and the sink allow it."""
@@ -378,6 +419,7 @@ class PreparedRun:
         ):
             return None  # what a filter keeps may be a fraction: by batches it takes no more than that
         self.bytes_per_row = 0.0  # batches allocate nothing any more
+        self.batcher.bound(None)
         return output
 
 

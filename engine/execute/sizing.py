@@ -21,12 +21,12 @@ from dataflare.execute.found_sizes import load_size, save_size
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["BatchSizing", "function_key", "work_key"]
+__all__ = ["LEAST_ROWS", "BatchSizing", "function_key", "work_key"]
 
 _FIRST_BATCH_BYTES = 4 << 20
 _FIRST_BATCH_IN_MEMORY_BYTES = 48 << 20  # nothing is held in memory for it but its result
 _FIRST_BATCH_OF_LOCAL_FILES_BYTES = 12 << 20  # each batch costs 0.2 ms, and decoding fills the caches anyway
-_LEAST_ROWS = 1024
+LEAST_ROWS = 1024
 
 
 class BatchSizing:
@@ -72,7 +72,7 @@ class BatchSizing:
             self.recalled = remembered_sizes().recall(self._key) or load_size(self._key)
         assert chosen is not None
         self.batcher = AdaptiveBatcher(chosen, clock, start=self.recalled)
-        self.least_rows = min(chosen.min_size, _LEAST_ROWS)
+        self.least_rows = min(chosen.min_size, LEAST_ROWS)
         """Rows of the smallest batch, which each task can have at any time."""
         self._first = tasks
 
@@ -125,7 +125,7 @@ def _config(
     most = MOST_ROWS if most_rows is None else min(max(most_rows, 1), MOST_ROWS)
 
     def rows(first_bytes: int) -> int:
-        return min(max(int(first_bytes / bytes_per_row) // 64 * 64, _LEAST_ROWS), most)
+        return min(max(int(first_bytes / bytes_per_row) // 64 * 64, LEAST_ROWS), most)
 
     first = rows(_FIRST_BATCH_BYTES)
     if most_rows is not None and compiled:

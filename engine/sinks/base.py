@@ -21,6 +21,9 @@ class BatchSink(Protocol):
 
     A run calls `open` once, `write` for each batch, then either `commit` or `abort`, all from one thread at a
     time. A sink serves one run; build another for the next.
+
+    A sink that gathers batches has two more members: ``buffer_bytes``, what it holds at most, and
+    ``bound_buffer(nbytes)``, by which a run gives it its share of the memory limit before `open`.
     """
 
     @property

@@ -112,7 +112,7 @@ class FileSink(ABC):
         if not batch.num_rows:
             return
         schema = self._opened()
-        arrow = batch.to_arrow()
+        arrow = self._record_batch(batch)
         if not arrow.schema.equals(schema):  # only whether nulls are possible may differ
             arrow = pa.RecordBatch.from_arrays(arrow.columns, schema=schema)
         if self._writer is None:
@@ -170,6 +170,10 @@ class FileSink(ABC):
                 f"{self._staging.shown}: ends with {suffix}, which is not {self.format_name}. Use {other}, or end the "
                 f"path with {self.suffixes[0]}."
             )
+
+    def _record_batch(self, batch: SharedDataBatch) -> pa.RecordBatch:
+        """Return what the writer gets of a batch."""
+        return batch.to_arrow()
 
     def _opened(self) -> pa.Schema:
         if self._schema is None or self._ended:

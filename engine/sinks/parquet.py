@@ -1,15 +1,24 @@
-"""ParquetSink: Parquet files with row groups of even size."""
+"""ParquetSink: Parquet files with row groups of even size, and dictionaries where they pay.
+
+Covers gathering batches until a row group is full, in bounded memory. Which columns get a dictionary is decided on
+the first row group (`dataflare.sinks.parquet_dictionaries`).
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataflare.kernels.errors import OptionError, SchemaError, nearest
+from dataflare.kernels.memory.compacting import compacted
 from dataflare.sinks.files import FileSink, FormatWriter
+from dataflare.sinks.parquet_dictionaries import columns_worth_a_dictionary
+
+if TYPE_CHECKING:
+    from dataflare.batch import SharedDataBatch
 
 __all__ = ["ParquetSink"]
 
@@ -20,6 +29,9 @@ _LEVELLED = ("zstd", "gzip", "brotli")
 # Whichever comes first: what is held back until a row group is full, and what a reader has to take at once.
 _ROW_GROUP_ROWS = 1_048_576
 _ROW_GROUP_BYTES = 32 * 2**20
+_LEAST_ROW_GROUP_BYTES = 2**18
+# A row group is gathered, and one of its columns at a time is encoded and compressed beside it.
+_BUFFER_A_ROW_GROUP = 1.5
 
 
 class ParquetSink(FileSink):
@@ -64,6 +76,17 @@ class ParquetSink(FileSink):
         self._compression = compression
         self._level = compression_level
         self._row_group_rows = row_group_rows
+        self._row_group_bytes = min(_ROW_GROUP_BYTES, self._part_bytes)
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Bytes that it holds at most: the batches of a row group, and what they are encoded to."""
+        return int(_BUFFER_A_ROW_GROUP * self._row_group_bytes)
+
+    def bound_buffer(self, nbytes: int) -> None:
+        """Make row groups no larger than ``nbytes`` allow, down to 256 KiB; those of `row_group_rows` stay."""
+        allowed = int(nbytes / _BUFFER_A_ROW_GROUP)
+        self._row_group_bytes = max(_LEAST_ROW_GROUP_BYTES, min(self._row_group_bytes, allowed))
 
     def _check_schema(self, schema: pa.Schema) -> None:
         for field in schema:
@@ -75,23 +98,36 @@ class ParquetSink(FileSink):
                     "Leave it out, or convert it first."
                 ) from error
 
+    def _record_batch(self, batch: SharedDataBatch) -> pa.RecordBatch:
+        # It stays until its row group is full: without the memory of the records that a filter has dropped.
+        columns = [compacted(column).to_arrow() for column in batch.to_host()._columns]
+        return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+
     def _start(self, stream: pa.NativeFile, schema: pa.Schema) -> FormatWriter:
-        writer = pq.ParquetWriter(
-            stream, schema, compression=self._compression, compression_level=self._level
+        return _RowGroups(
+            stream, schema, self._compression, self._level, self._row_group_rows, self._row_group_bytes
         )
-        return _RowGroups(writer, schema, self._row_group_rows, min(_ROW_GROUP_BYTES, self._part_bytes))
 
 
 class _RowGroups:
     """Gathers batches until a row group is full: one group a batch would make files of thousands of small ones."""
 
     def __init__(
-        self, writer: pq.ParquetWriter, schema: pa.Schema, rows: int | None, most_bytes: int
+        self,
+        stream: pa.NativeFile,
+        schema: pa.Schema,
+        compression: Compression,
+        level: int | None,
+        rows: int | None,
+        most_bytes: int,
     ) -> None:
-        self._writer = writer
+        self._stream = stream
         self._schema = schema
+        self._compression = compression
+        self._level = level
         self._fixed_rows = rows
         self._most_bytes = most_bytes
+        self._writer: pq.ParquetWriter | None = None
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
         self._pending_bytes = 0
@@ -112,11 +148,25 @@ class _RowGroups:
             if self._pending_rows:
                 self._write_group(self._pending_rows)
         finally:
-            self._writer.close()
+            self._begun(self._schema.empty_table()).close()
 
     def _write_group(self, rows: int) -> None:
         table = pa.Table.from_batches(self._pending, self._schema)
         self._pending = table.slice(rows).to_batches()
         self._pending_rows -= rows
         self._pending_bytes = 0
-        self._writer.write_table(table.slice(0, rows), row_group_size=rows)
+        group = table.slice(0, rows)
+        self._begun(group).write_table(group, row_group_size=rows)
+
+    def _begun(self, group: pa.Table) -> pq.ParquetWriter:
+        """Return the writer, made for the values of the first row group."""
+        if self._writer is None:
+            dictionaries: Any = columns_worth_a_dictionary(group)  # the stubs do not know of lists
+            self._writer = pq.ParquetWriter(
+                self._stream,
+                self._schema,
+                compression=self._compression,
+                compression_level=self._level,
+                use_dictionary=dictionaries,
+            )
+        return self._writer

@@ -25,7 +25,7 @@ class BadRowCounter:
         self._lock = threading.Lock()
         self.rows = 0
 
-    def add(self) -> None:
-        """Count one row."""
+    def add(self, rows: int = 1) -> None:
+        """Count rows that were left out."""
         with self._lock:
-            self.rows += 1
+            self.rows += rows

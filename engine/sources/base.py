@@ -84,14 +84,19 @@ class SourcePartition(Protocol):
         -----
         Threading: one iterator belongs to one thread at a time; several partitions, or the same one twice,
         may be read at the same time from different threads. Between two batches the iterator holds at most
-        one block (for Parquet: about 24 MiB of decoded records, or one stretch of a larger row group), and
+        one block (for Parquet: 24 MiB of decoded records or less, or one stretch of a larger row group), and
         reads nothing ahead by itself: reading ahead is the runtime's business.
         """
 
 
 @runtime_checkable
 class BatchSource(Protocol):
-    """Anything records come from. Immutable; made before the run, safe to share between threads."""
+    """Anything records come from. Immutable; made before the run, safe to share between threads.
+
+    A source whose readers hold much beside their batches has two more members, and is given its share of the memory
+    limit through them: ``reading_bytes``, what one reader holds at most, and ``with_blocks(block_bytes)``, which
+    returns the source read in blocks of about so many bytes, where those are smaller than its own.
+    """
 
     @property
     def schema(self) -> pa.Schema:

@@ -22,11 +22,14 @@ from dataflare.sources.bad_rows import BadRowCounter, BadRows, check_bad_rows
 from dataflare.sources.paths import InputFile, PathsArgument, find_files
 from dataflare.sources.slicing import slice_table
 from dataflare.sources.text_blocks import (
+    BLOCK_BYTES,
     BadRecord,
     TextBlock,
     TextReader,
+    bounded_block_bytes,
     check_text_files,
     parse_records,
+    reading_bytes,
     shown_text,
 )
 
@@ -54,10 +57,11 @@ class CsvFormat:
     null_values: tuple[str, ...]
     on_bad_rows: BadRows
 
-    def reader(self, file: InputFile) -> TextReader:
+    def reader(self, file: InputFile, block_bytes: int = BLOCK_BYTES) -> TextReader:
         """Return a reader of whole rows."""
         return TextReader(
             file,
+            block_bytes=block_bytes,
             quote=self.quote.encode() if self.quote else None,
             escape=self.escape.encode() if self.escape else None,
             encoding=self.encoding,
@@ -110,6 +114,7 @@ class CsvSource:
     _format: CsvFormat
     _full_schema: pa.Schema
     _bad: BadRowCounter = field(default_factory=BadRowCounter)
+    _block_bytes: int = BLOCK_BYTES
 
     @classmethod
     def open(
@@ -206,6 +211,15 @@ class CsvSource:
         """Rows left out so far, by all readers of this source."""
         return self._bad.rows
 
+    @property
+    def reading_bytes(self) -> int:
+        """Bytes that a reader holds at most beside its batches."""
+        return reading_bytes(self._block_bytes)
+
+    def with_blocks(self, block_bytes: int) -> Self:
+        """Return the source read in blocks of about so many bytes of text, where those are smaller."""
+        return replace(self, _block_bytes=bounded_block_bytes(block_bytes))
+
     def with_projection(self, names: Sequence[str]) -> Self:
         """Return the source with only these columns; the others are not converted, and not checked."""
         fields = [self.schema.field(column_index(self.schema, name, self._files[0].shown)) for name in names]
@@ -218,7 +232,15 @@ class CsvSource:
     def partitions(self) -> tuple[CsvPartition, ...]:
         """Return one partition for each file."""
         return tuple(
-            CsvPartition(self.schema, file, self._files[0].shown, self._format, self._full_schema, self._bad)
+            CsvPartition(
+                self.schema,
+                file,
+                self._files[0].shown,
+                self._format,
+                self._full_schema,
+                self._bad,
+                self._block_bytes,
+            )
             for file in self._files
         )
 
@@ -234,6 +256,7 @@ class CsvPartition:
     _format: CsvFormat
     _full_schema: pa.Schema
     _bad: BadRowCounter
+    _block_bytes: int = BLOCK_BYTES
     num_rows: None = None
     """Unknown."""
     size_bytes: None = None
@@ -245,22 +268,29 @@ class CsvPartition:
         return self._file.shown
 
     def read(self, batch_rows: Callable[[], int]) -> Iterator[SharedDataBatch]:
-        """Parse about 8 MiB of text at a time; see `dataflare.sources.base.SourcePartition.read`."""
+        """Parse a block of text at a time; see `dataflare.sources.base.SourcePartition.read`."""
         types = dict(zip(self._full_schema.names, self._full_schema.types, strict=True))
         # Rows without any column still have to be counted: one column is read and dropped.
         columns = self.schema.names or self._full_schema.names[:1]
-        with self._format.reader(self._file) as reader:
+        with self._format.reader(self._file, self._block_bytes) as reader:
             names = self._names(reader)
-            on_short = self._skip_short if self._format.on_bad_rows == "skip" else None
+            skips = self._format.on_bad_rows == "skip"
+            short: list[Any] = []  # rows with too few or too many values, in what was parsed last
+
+            def skip_short(row: Any) -> Literal["skip"]:
+                short.append(row)
+                return "skip"
 
             def parse(data: bytes) -> pa.Table:
-                return self._format.parse(data, names, types, columns, on_short)
+                short.clear()  # looking for a row that does not parse, the same rows are parsed again and again
+                return self._format.parse(data, names, types, columns, skip_short if skips else None)
 
             def on_bad(record: BadRecord) -> None:
                 self._on_bad(record, names)
 
             for block in reader:
                 for table in parse_records(block, parse, reader.records, on_bad):
+                    self._bad.add(len(short))
                     yield from slice_table(self.schema, self._fitted(table), batch_rows)
 
     def _fitted(self, table: pa.Table) -> pa.Table:
@@ -289,10 +319,6 @@ class CsvPartition:
             f"{self._file.shown}: has the column {extra!r}, which {self._first_shown} has not. "
             "All files of one source need the same columns."
         )
-
-    def _skip_short(self, row: Any) -> Literal["skip"]:
-        self._bad.add()
-        return "skip"
 
     def _on_bad(self, record: BadRecord, names: Sequence[str]) -> None:
         if self._format.on_bad_rows == "skip":

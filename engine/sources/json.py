@@ -21,7 +21,16 @@ from dataflare.schema import column_index, require_unique_names
 from dataflare.sources.bad_rows import BadRowCounter, BadRows, check_bad_rows
 from dataflare.sources.paths import InputFile, PathsArgument, find_files
 from dataflare.sources.slicing import slice_table
-from dataflare.sources.text_blocks import BadRecord, TextBlock, TextReader, check_text_files, parse_records
+from dataflare.sources.text_blocks import (
+    BLOCK_BYTES,
+    BadRecord,
+    TextBlock,
+    TextReader,
+    bounded_block_bytes,
+    check_text_files,
+    parse_records,
+    reading_bytes,
+)
 
 if TYPE_CHECKING:
     from dataflare.batch import SharedDataBatch
@@ -47,6 +56,7 @@ class JsonSource:
     _on_bad_rows: BadRows
     _unknown_fields: UnknownFields
     _bad: BadRowCounter = field(default_factory=BadRowCounter)
+    _block_bytes: int = BLOCK_BYTES
 
     @classmethod
     def open(
@@ -113,6 +123,15 @@ class JsonSource:
         """Records left out so far, by all readers of this source."""
         return self._bad.rows
 
+    @property
+    def reading_bytes(self) -> int:
+        """Bytes that a reader holds at most beside its batches."""
+        return reading_bytes(self._block_bytes)
+
+    def with_blocks(self, block_bytes: int) -> Self:
+        """Return the source read in blocks of about so many bytes of text, where those are smaller."""
+        return replace(self, _block_bytes=bounded_block_bytes(block_bytes))
+
     def with_projection(self, names: Sequence[str]) -> Self:
         """Return the source with only these columns."""
         fields = [self.schema.field(column_index(self.schema, name, self._files[0].shown)) for name in names]
@@ -126,7 +145,13 @@ class JsonSource:
         """Return one partition for each file."""
         return tuple(
             JsonPartition(
-                self.schema, file, self._full_schema, self._on_bad_rows, self._unknown_fields, self._bad
+                self.schema,
+                file,
+                self._full_schema,
+                self._on_bad_rows,
+                self._unknown_fields,
+                self._bad,
+                self._block_bytes,
             )
             for file in self._files
         )
@@ -143,6 +168,7 @@ class JsonPartition:
     _on_bad_rows: BadRows
     _unknown_fields: UnknownFields
     _bad: BadRowCounter
+    _block_bytes: int = BLOCK_BYTES
     num_rows: None = None
     """Unknown."""
     size_bytes: None = None
@@ -154,7 +180,7 @@ class JsonPartition:
         return self._file.shown
 
     def read(self, batch_rows: Callable[[], int]) -> Iterator[SharedDataBatch]:
-        """Parse about 8 MiB of text at a time; see `dataflare.sources.base.SourcePartition.read`."""
+        """Parse a block of text at a time; see `dataflare.sources.base.SourcePartition.read`."""
         strict = self._unknown_fields == "error"
         # To notice a field that nobody knows, all known ones have to be parsed; one has to be, to count
         # records.
@@ -162,7 +188,7 @@ class JsonPartition:
         options = pa_json.ParseOptions(
             explicit_schema=columns, unexpected_field_behavior="error" if strict else "ignore"
         )
-        with TextReader(self._file) as reader:
+        with TextReader(self._file, block_bytes=self._block_bytes) as reader:
             for block in _blocks(reader, self._file):
                 for table in parse_records(
                     block, lambda data: _parse(data, options), reader.records, self._take_bad

@@ -40,10 +40,20 @@ __all__ = ["ParquetPartition", "ParquetSource"]
 _SUFFIXES = (".parquet", ".pq", ".parq")
 # A block is what is decoded at once. Smaller ones cost calls, larger ones memory and cache misses.
 _BLOCK_BYTES = 24 * 2**20
-# One block, so that a run in order can decode the next ones meanwhile without keeping much. Over a network
-# opening a file takes a round trip.
-_LOCAL_PARTITION_BYTES = _BLOCK_BYTES
 _REMOTE_PARTITION_BYTES = 64 * 2**20
+_LEAST_BLOCK_BYTES = 2**14
+# DataFlare's own decoder and Polars hold the columns of a whole row group as they are in the file. Where that would
+# be more than so many blocks, PyArrow reads them page by page.
+_MOST_STORED_BLOCKS = 4
+_PAGES_BYTES = 2 * 2**20  # of one column: the dictionary and a page, which writers keep to 1 MiB each
+# Polars' allocator keeps for half a second what decoding has freed: 88 MB in a run over lineitem with its texts that
+# was to have 64, against 69 MB with PyArrow, which takes longer.
+_LEAST_POLARS_BLOCK_BYTES = 6 * 2**20
+# A row group whose tables would take more than so many blocks is decoded in stretches, which costs time.
+_STRETCHED_BLOCKS = 2.5
+# What a decoder makes on the way to a table, the table, and what its allocator keeps for a while (growth of the
+# process while lineitem's texts were decoded, by Polars and by PyArrow).
+_TABLE_COPIES = 4
 # What DataFlare's own decoder decodes at least: smaller batches are cut from it.
 _LEAST_NATIVE_ROWS = 16_384
 _STRETCH_ROWS_UNIT = 8_192
@@ -59,6 +69,7 @@ class ParquetSource:
     _catalog: ParquetCatalog
     _decoder: DecoderName
     _predicates: tuple[Predicate, ...] = ()
+    _block_bytes: int = _BLOCK_BYTES
 
     @classmethod
     def open(
@@ -124,6 +135,17 @@ class ParquetSource:
         """Whether all files are on this machine: then a task may as well compute what it has just read."""
         return all(file.is_local for file in self._catalog.files)
 
+    @cached_property
+    def reading_bytes(self) -> int:
+        """Bytes that a reader holds at most beside its batches: row groups as stored, pages and tables."""
+        return max((self._reading_bytes(plan) for plan in self._plans if plan.row_groups), default=0)
+
+    def with_blocks(self, block_bytes: int) -> Self:
+        """Return the source decoded in blocks of about so many bytes in memory, where those are smaller."""
+        block_bytes = max(_LEAST_BLOCK_BYTES, block_bytes)
+        # Itself where it can be, with what it has found out about its files.
+        return self if block_bytes >= self._block_bytes else replace(self, _block_bytes=block_bytes)
+
     def with_projection(self, names: Sequence[str]) -> Self:
         """Return the source with only these columns, in this order."""
         fields = [
@@ -136,7 +158,7 @@ class ParquetSource:
         return replace(self, _predicates=(*self._predicates, *predicates))
 
     def partitions(self) -> tuple[ParquetPartition, ...]:
-        """Return ranges of row groups of about 24 MiB in memory (remote: 64), in the order of files and rows.
+        """Return ranges of row groups of about a block, 24 MiB (remote: 64), in the order of files and rows.
 
         Raises
         ------
@@ -150,7 +172,11 @@ class ParquetSource:
         for plan in self._plans:
             part: list[int] = []
             part_bytes = 0
-            most_bytes = _LOCAL_PARTITION_BYTES if plan.info.file.is_local else _REMOTE_PARTITION_BYTES
+            # Locally one block, so that a run in order can decode the next ones meanwhile without keeping much.
+            # Over a network opening a file takes a round trip.
+            most_bytes = self._block_bytes
+            if not plan.info.file.is_local:
+                most_bytes = _REMOTE_PARTITION_BYTES * self._block_bytes // _BLOCK_BYTES
             for group in plan.row_groups:
                 size_bytes = plan.info.decoded_bytes(group, names)
                 if part and part_bytes + size_bytes // 2 > most_bytes:  # whichever comes closer
@@ -163,7 +189,24 @@ class ParquetSource:
         return tuple(partitions)
 
     def _partition(self, plan: _FilePlan, row_groups: Sequence[int], size_bytes: int) -> ParquetPartition:
-        return ParquetPartition(self.schema, plan.info, tuple(row_groups), plan.decoders, size_bytes)
+        return ParquetPartition(
+            self.schema, plan.info, tuple(row_groups), plan.decoders, size_bytes, self._block_bytes
+        )
+
+    def _reading_bytes(self, plan: _FilePlan) -> int:
+        """Return what reading the largest row group holds, by the footer."""
+        info, names = plan.info, self.schema.names
+        group = max(plan.row_groups, key=lambda index: info.metadata.row_group(index).total_byte_size)
+        native = [name for name in names if name in plan.decoders.native]
+        tables = [name for name in names if name not in plan.decoders.native]
+        stored_bytes = info.stored_bytes(group, [*native, *plan.decoders.polars])
+        stored_bytes += sum(min(_PAGES_BYTES, info.uncompressed_bytes(group, [name])) for name in native)
+        table_bytes = info.decoded_bytes(group, tables)
+        if len(plan.row_groups) > 1 and tables:
+            table_bytes = max(table_bytes, self._block_bytes)
+        if table_bytes > _STRETCHED_BLOCKS * self._block_bytes:
+            table_bytes = self._block_bytes
+        return stored_bytes + _TABLE_COPIES * table_bytes
 
     @cached_property
     def _plans(self) -> tuple[_FilePlan, ...]:
@@ -173,9 +216,21 @@ class ParquetSource:
         infos = self._catalog.infos()
         chosen = choose_decoders(infos, self.schema, self._decoder)
         return tuple(
-            _FilePlan(info, tuple(self._row_groups(info)), decoders)
+            self._file_plan(info, tuple(self._row_groups(info)), decoders)
             for info, decoders in zip(infos, chosen, strict=True)
         )
+
+    def _file_plan(
+        self, info: ParquetFileInfo, row_groups: tuple[int, ...], decoders: ColumnDecoders
+    ) -> _FilePlan:
+        if self._decoder == "auto" and self._block_bytes < _LEAST_POLARS_BLOCK_BYTES:
+            decoders = ColumnDecoders(decoders.native)
+        whole = [*decoders.native, *decoders.polars]
+        if self._decoder == "auto" and whole and row_groups:
+            group = max(row_groups, key=lambda index: info.metadata.row_group(index).total_byte_size)
+            if info.stored_bytes(group, whole) > _MOST_STORED_BLOCKS * self._block_bytes:
+                decoders = ColumnDecoders()
+        return _FilePlan(info, row_groups, decoders)
 
     def _row_groups(self, info: ParquetFileInfo) -> Iterator[int]:
         usable = [
@@ -212,6 +267,7 @@ class ParquetPartition:
     _decoders: ColumnDecoders
     size_bytes: int
     """Estimated bytes in memory."""
+    _block_bytes: int = _BLOCK_BYTES
 
     @property
     def description(self) -> str:
@@ -226,7 +282,7 @@ class ParquetPartition:
         return sum(self._info.metadata.row_group(group).num_rows for group in self.row_groups)
 
     def read(self, batch_rows: Callable[[], int]) -> Iterator[SharedDataBatch]:
-        """Decode at most about 24 MiB at a time; see `dataflare.sources.base.SourcePartition.read`."""
+        """Decode about a block at a time; see `dataflare.sources.base.SourcePartition.read`."""
         if not self.schema:
             for group in self.row_groups:
                 num_rows = self._info.metadata.row_group(group).num_rows
@@ -261,7 +317,7 @@ class ParquetPartition:
 
         `beside` are the columns of the same `num_rows` rows that are decoded already.
         """
-        most_rows = max(_LEAST_NATIVE_ROWS, _BLOCK_BYTES * self.num_rows // max(1, self.size_bytes))
+        most_rows = max(_LEAST_NATIVE_ROWS, self._block_bytes * self.num_rows // max(1, self.size_bytes))
         start = 0
         while start < num_rows:
             wanted = max(1, batch_rows())
@@ -285,12 +341,13 @@ class ParquetPartition:
     def _blocks(self, reader: ParquetReader) -> Iterator[pa.Table]:
         together: list[int] = []
         together_bytes = 0
+        tables = [name for name in self.schema.names if name not in self._decoders.native]
         for group in self.row_groups:
-            size_bytes = self._info.decoded_bytes(group, self.schema.names)
-            if together and together_bytes + size_bytes // 2 > _BLOCK_BYTES:
+            size_bytes = self._info.decoded_bytes(group, tables)
+            if together and together_bytes + size_bytes // 2 > self._block_bytes:
                 yield _contiguous(reader.read_row_groups(together))
                 together, together_bytes = [], 0
-            if size_bytes > 2 * _BLOCK_BYTES:
+            if size_bytes > _STRETCHED_BLOCKS * self._block_bytes:
                 yield from reader.read_stretches(group, self._stretch_rows(group, size_bytes))
             else:
                 together.append(group)
@@ -300,7 +357,7 @@ class ParquetPartition:
 
     def _stretch_rows(self, row_group: int, size_bytes: int) -> int:
         num_rows = self._info.metadata.row_group(row_group).num_rows
-        rows = num_rows * _BLOCK_BYTES // size_bytes
+        rows = num_rows * self._block_bytes // size_bytes
         return max(1, -(-rows // _STRETCH_ROWS_UNIT)) * _STRETCH_ROWS_UNIT
 
 

@@ -58,17 +58,24 @@ class ParquetFileInfo:
                 width_bits = data_type.bit_width + 1
             except ValueError:
                 # 16 bytes a row for the view, or for offsets and what a dictionary page saves.
-                stored = sum(group.column(leaf).total_uncompressed_size for leaf in self.leaves[name])
-                total += stored + 16 * group.num_rows
+                total += self.uncompressed_bytes(row_group, [name]) + 16 * group.num_rows
             else:
                 total += width_bits * group.num_rows // 8
         return total
 
+    def stored_bytes(self, row_group: int, names: Sequence[str]) -> int:
+        """Return what these columns of a row group take in the file."""
+        group = self.metadata.row_group(row_group)
+        return sum(group.column(leaf).total_compressed_size for name in names for leaf in self.leaves[name])
+
+    def uncompressed_bytes(self, row_group: int, names: Sequence[str]) -> int:
+        """Return what the pages of these columns of a row group take once they are decompressed."""
+        group = self.metadata.row_group(row_group)
+        return sum(group.column(leaf).total_uncompressed_size for name in names for leaf in self.leaves[name])
+
     def compressed_bytes(self, names: Sequence[str]) -> int:
         """Return what these columns take in the file."""
-        groups = [self.metadata.row_group(index) for index in range(self.metadata.num_row_groups)]
-        leaves = [leaf for name in names for leaf in self.leaves[name]]
-        return sum(group.column(leaf).total_compressed_size for group in groups for leaf in leaves)
+        return sum(self.stored_bytes(index, names) for index in range(self.metadata.num_row_groups))
 
 
 class ParquetCatalog:

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ParquetReader"]
 
+_PAGE_READ_BYTES = 2**20
+
 
 class ParquetReader:
     """Decodes row groups of one file: some columns as they are asked for, the others as tables.
@@ -85,13 +87,14 @@ class ParquetReader:
         self._handle: pa.NativeFile | None = None
         self._parquet: pq.ParquetFile | None = None
         self._descriptor = -1
+        self._mapping: mmap.mmap | None = None  # unmapped when this and the view of it are gone
         self._mapped: np.ndarray[Any, np.dtype[np.uint8]] | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._mapped = None
+        self._mapped = self._mapping = None
         self._stack.close()
 
     @property
@@ -152,10 +155,11 @@ class ParquetReader:
             raise read_failure(self._info.file.shown, error) from error
         except ValueError as error:  # nothing to map
             raise self._cut_short(0) from error
-        self._mapped = np.frombuffer(mapping, np.uint8)  # unmapped when this is gone
+        self._mapping = mapping
+        self._mapped = np.frombuffer(mapping, np.uint8)
 
     def _read_into(self, offset: int, memory: memoryview) -> None:
-        assert self._mapped is not None
+        assert self._mapped is not None and self._mapping is not None
         end = offset + len(memory)
         # Beyond the end of the file, a mapping is a crash; so a file that shrinks in this very moment is one.
         size_bytes = min(os.fstat(self._descriptor).st_size, len(self._mapped))
@@ -163,6 +167,9 @@ class ParquetReader:
             raise self._cut_short(size_bytes)
         # From the page cache, this is several times faster than pread, and other threads go on meanwhile.
         np.copyto(np.frombuffer(memory, np.uint8), self._mapped[offset:end])
+        # What was copied stays in the page cache, but no longer counts as memory of this process.
+        start = offset - offset % mmap.PAGESIZE
+        self._mapping.madvise(mmap.MADV_DONTNEED, start, end - start)
 
     def _cut_short(self, size_bytes: int) -> ReadError:
         return ReadError(
@@ -192,8 +199,13 @@ class ParquetReader:
     def _arrow(self) -> pq.ParquetFile:
         if self._parquet is None:
             # Ahead of decoding, many small reads are made few large ones: worth it only over a network.
+            # A local file is read page by page, so that the row group never is in memory as a whole.
+            local = self._info.file.is_local
             self._parquet = pq.ParquetFile(
-                self._open(), metadata=self._info.metadata, pre_buffer=not self._info.file.is_local
+                self._open(),
+                metadata=self._info.metadata,
+                pre_buffer=not local,
+                buffer_size=_PAGE_READ_BYTES if local else 0,
             )
         return self._parquet
 

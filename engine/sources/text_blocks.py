@@ -13,17 +13,32 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from dataflare.control.budget import format_bytes
 from dataflare.kernels.errors import OptionError, ReadError
 from dataflare.sources.paths import InputFile, read_failure
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["BadRecord", "TextBlock", "TextReader", "check_text_files", "parse_records", "shown_text"]
+__all__ = [
+    "BLOCK_BYTES",
+    "BadRecord",
+    "TextBlock",
+    "TextReader",
+    "bounded_block_bytes",
+    "check_text_files",
+    "parse_records",
+    "reading_bytes",
+    "shown_text",
+]
 
 # Text, of which Arrow columns are about as large: a block of records is as large as one of Parquet.
-_BLOCK_BYTES = 8 * 2**20
+BLOCK_BYTES = 8 * 2**20
 _LONGEST_RECORD_BYTES = 64 * 2**20
+_LONGEST_RECORD_BLOCKS = 8
+_LEAST_BLOCK_BYTES = 2**16
+# A block, the start of the next one, and the table that it is parsed to, once again while it is built.
+_COPIES_OF_A_BLOCK = 4
 _BOM = codecs.BOM_UTF8
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UNSUPPORTED_SUFFIXES = (".zip", ".xz", ".7z", ".rar", ".lzma", ".z")
@@ -77,6 +92,16 @@ def shown_text(record: bytes) -> str:
     return repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…")
 
 
+def bounded_block_bytes(block_bytes: int) -> int:
+    """Return how much text a block may have where ``block_bytes`` are allowed."""
+    return max(_LEAST_BLOCK_BYTES, min(BLOCK_BYTES, block_bytes))
+
+
+def reading_bytes(block_bytes: int) -> int:
+    """Return what a reader of blocks of so much text holds beside its batches."""
+    return _COPIES_OF_A_BLOCK * block_bytes
+
+
 def check_text_files(files: Sequence[InputFile], encoding: str) -> None:
     """Refuse unknown encodings, and compressions that cannot be read, before anything is read."""
     try:
@@ -117,7 +142,7 @@ class TextReader:
         quote: bytes | None = None,
         escape: bytes | None = None,
         encoding: str = "utf-8",
-        block_bytes: int = _BLOCK_BYTES,
+        block_bytes: int = BLOCK_BYTES,
     ) -> None:
         self._file = file
         self._quote = quote
@@ -166,10 +191,11 @@ class TextReader:
             if end:
                 self._rest = data[end:]
                 return self._block(data[:end])
-            if size_bytes > _LONGEST_RECORD_BYTES:
+            if size_bytes > min(_LONGEST_RECORD_BYTES, _LONGEST_RECORD_BLOCKS * self._block_bytes):
                 raise ReadError(
                     f"{self._file.shown}, line {self._line:,}: no record ends within {size_bytes:,} bytes. "
-                    "Is a quote never closed, or is it no text file?"
+                    "Is a quote never closed, or is it no text file? Longer records, up to "
+                    f"{format_bytes(_LONGEST_RECORD_BYTES)}, need a higher memory_limit."
                 )
             pieces = [data]
 

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataflare.kernels.errors import SchemaError
+from dataflare.kernels.memory.pool import HostBlock
 
 __all__ = ["HostColumn", "fixed_width_bytes"]
 
@@ -253,6 +254,17 @@ class HostColumn:
         if type_id in _VIEWS:
             return self._view_nbytes()
         return self.to_arrow().nbytes
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory that this column keeps alive, shared with others or not: whole blocks and whole buffers.
+
+        A slice, or what a filter has left of a batch, can hold many times its `nbytes`.
+        """
+        root = self if self._root is None else self._root
+        owners = root._owner if isinstance(root._owner, tuple) else (root._owner,)
+        blocks = [owner.capacity_bytes for owner in owners if isinstance(owner, HostBlock)]
+        return sum(blocks) if blocks else root.to_arrow().get_total_buffer_size()
 
     def slice(self, start: int, length: int) -> HostColumn:
         """Return ``length`` rows from row ``start`` on, sharing memory; the column must have them."""

@@ -118,12 +118,13 @@ def test_a_size_that_was_asked_for(in_file: flare.Pipeline) -> None:
 def test_memory_names_the_limit_what_is_kept_free_and_the_window(in_file: flare.Pipeline) -> None:
     first, *kept, window = facts(in_file, memory_limit="10MB")["memory"].splitlines()
     assert first == "at most 9.5 MiB; about 16.25 bytes a row with what becomes of it"
-    assert kept[0] == "kept free, for a batch of 100 rows in each task:"
+    assert kept[0] == "kept free, with a batch of 100 rows in each task:"
     assert kept[1].startswith("  1 × 813 B for Parquet ")
     assert kept[2] == "  1 × 813 B for results for collect"
-    assert window == "up to 5 batches on the way, 6.2 MiB"
+    assert kept[3].startswith("  1 × ") and "MiB for reading Parquet " in kept[3]
+    assert window == "up to 5 batches on the way, 3.0 MiB"
     window = facts(in_file, memory_limit="5MB")["memory"].splitlines()[-1]
-    assert window == "up to 5 batches on the way, 6.2 MiB, as far as the limit allows"
+    assert window == "up to 5 batches on the way, 1.5 MiB"
 
 
 def test_a_limit_that_is_too_small_refuses_the_run_and_explains_the_rest(in_file: flare.Pipeline) -> None:

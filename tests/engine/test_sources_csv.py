@@ -93,13 +93,18 @@ def test_header_only_and_projection(tmp_path: Path) -> None:
     assert [batch.num_rows for part in none.partitions() for batch in part.read(lambda: 1)] == [1, 1]
 
 
+def read_in_blocks_of(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = text_blocks.TextReader.__init__
+
+    def begin_small(self: Any, file: Any, **options: Any) -> None:
+        begin(self, file, **{**options, "block_bytes": block_bytes})
+
+    monkeypatch.setattr(text_blocks.TextReader, "__init__", begin_small)
+
+
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        text_blocks.TextReader.__init__,
-        "__kwdefaults__",
-        {**text_blocks.TextReader.__init__.__kwdefaults__, "block_bytes": 16},
-    )
+    read_in_blocks_of(16, monkeypatch)
 
 
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=8)
@@ -155,8 +160,11 @@ def test_a_broken_row_is_named_by_its_line(
         rows(CsvSource.open(path, column_types=types))
 
 
-@pytest.mark.usefixtures("small_blocks")
-def test_bad_rows_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block_bytes", [16, 2**20])
+def test_bad_rows_can_be_skipped_and_are_counted(
+    block_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_in_blocks_of(block_bytes, monkeypatch)
     lines = ["a,b"]
     for number in range(50):
         lines.append(
@@ -267,10 +275,21 @@ def test_a_quote_that_is_never_closed_does_not_take_all_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_blocks, "_LONGEST_RECORD_BYTES", 1_000)
-    reader_defaults = {**text_blocks.TextReader.__init__.__kwdefaults__, "block_bytes": 64}
-    monkeypatch.setattr(text_blocks.TextReader.__init__, "__kwdefaults__", reader_defaults)
+    read_in_blocks_of(64, monkeypatch)
     path = write(tmp_path / "a.csv", 'a,b\n1,2\n3,"' + "x\n" * 10_000)
     with pytest.raises(
         ReadError, match=r"a\.csv, line 3: no record ends within [\d,]+ bytes\. Is a quote never closed"
     ):
         rows(CsvSource.open(path, column_types={"a": pa.int64(), "b": pa.string()}))
+
+
+def test_smaller_blocks_hold_less_and_refuse_a_record_longer_than_they_allow(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "a,b\n" + "".join(f"{n},text {n}\n" for n in range(20_000)))
+    source = CsvSource.open(path)
+    small = source.with_blocks(2**16)
+    assert small.reading_bytes == source.reading_bytes // 128
+    assert rows(small) == rows(source)
+    long = write(tmp_path / "long.csv", f"a,b\n1,x\n2,{'y' * 2**20}\n")
+    assert rows(CsvSource.open(long))[1]["b"] == "y" * 2**20
+    with pytest.raises(ReadError, match=r"long\.csv, line 3: no record ends within .* higher memory_limit"):
+        rows(CsvSource.open(long).with_blocks(2**16))

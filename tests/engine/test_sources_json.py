@@ -60,9 +60,13 @@ records = st.lists(
 @given(records)
 def test_blocks_end_where_records_end(given_rows: list[dict[str, Any]]) -> None:
     given_rows = [row for row in given_rows if row["n"] is None or abs(row["n"]) < 2**63]
-    defaults = text_blocks.TextReader.__init__.__kwdefaults__
+    begin = text_blocks.TextReader.__init__
+
+    def begin_small(self: Any, file: Any, **options: Any) -> None:
+        begin(self, file, **{**options, "block_bytes": 16})
+
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_blocks.TextReader.__init__, "__kwdefaults__", {**defaults, "block_bytes": 16})
+        patch.setattr(text_blocks.TextReader, "__init__", begin_small)
         path = write(
             Path(folder, "a.json"), "\n".join(json.dumps(row, ensure_ascii=False) for row in given_rows)
         )

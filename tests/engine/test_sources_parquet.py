@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -165,17 +166,16 @@ def test_a_small_read_does_not_load_the_compiled_decoder(
     assert ParquetSource.open(path).description.endswith("decoded by dataflare")
 
 
-def test_a_large_row_group_is_decoded_in_stretches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_row_group_is_decoded_in_stretches(tmp_path: Path) -> None:
     rows = 100_000
     table = pa.table(
         {"n": pa.array(range(rows)), "s": [f"row {i}" for i in range(rows)], "l": [[i] for i in range(rows)]}
     )
     path = write(tmp_path / "a.parquet", table, row_group_size=rows)
-    monkeypatch.setattr("dataflare.sources.parquet._BLOCK_BYTES", 2**19)
     for decoder in ("polars", "pyarrow"):
         for names in (["n", "s"], ["l"], ["l", "n"]):
             source = ParquetSource.open(path, decoder=decoder, columns=names)  # type: ignore[arg-type]
-            (part,) = source.partitions()
+            (part,) = source.with_blocks(2**19).partitions()
             batches = list(part.read(lambda: rows))
             assert 4 <= len(batches) <= 13
             got = pa.Table.from_batches([batch.to_arrow() for batch in batches])
@@ -192,12 +192,11 @@ def test_tiny_row_groups_are_read_together(tmp_path: Path) -> None:
         assert batch.to_arrow().equals(table.combine_chunks().to_batches()[0])
 
 
-def test_partitions_are_stable_ordered_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataflare.sources.parquet._LOCAL_PARTITION_BYTES", 20_000)
+def test_partitions_are_stable_ordered_and_bounded(tmp_path: Path) -> None:
     table = pa.table({"n": pa.array(range(30_000))})
     for name in ("part-10.parquet", "part-9.parquet"):
         write(tmp_path / name, table, row_group_size=1_000)
-    source = ParquetSource.open(tmp_path)
+    source = ParquetSource.open(tmp_path).with_blocks(20_000)
     parts = source.partitions()
     assert [part.description for part in parts] == [part.description for part in source.partitions()]
     assert "part-9.parquet, row groups 0 to 1" in parts[0].description
@@ -448,3 +447,22 @@ def test_bytes(values: list[bytes | None]) -> None:
                 read(ParquetSource.open(path, decoder="polars")).to_pylist()
                 == pq.read_table(path).to_pylist()
             )
+
+
+def test_a_row_group_too_large_to_hold_as_it_is_in_the_file_is_read_page_by_page(tmp_path: Path) -> None:
+    rows = 1_500_000
+    numbers = pa.array(np.random.default_rng(3).integers(2**60, size=rows))
+    table = pa.table({"n": numbers, "s": pa.array(range(rows)).cast(pa.string())})
+    path = write(tmp_path / "a.parquet", table, row_group_size=rows)
+    source = ParquetSource.open(path)
+    small = source.with_blocks(2**18)
+    assert small.description.endswith("decoded by pyarrow")
+    assert small.reading_bytes <= 8 * 2**18 < source.reading_bytes
+    before, most, row = pa.total_allocated_bytes(), 0, 0
+    for part in small.partitions():
+        for batch in part.read(lambda: 100_000):
+            most = max(most, pa.total_allocated_bytes() - before)
+            assert batch.to_arrow().equals(table.slice(row, batch.num_rows).to_batches()[0])
+            row += batch.num_rows
+    assert row == rows
+    assert most < table.nbytes / 3

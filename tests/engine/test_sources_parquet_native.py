@@ -198,28 +198,24 @@ def test_columns_of_three_decoders_in_one_batch(tmp_path: Path) -> None:
         assert read(source, batch_rows).equals(table)
 
 
-def test_large_row_groups_beside_other_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_row_groups_beside_other_decoders(tmp_path: Path) -> None:
     rows = 100_000
     table = pa.table({"n": pa.array(range(rows)), "l": [[i] for i in range(rows)]})
     path = tmp_path / "a.parquet"
     pq.write_table(table, path, row_group_size=rows)
-    monkeypatch.setattr("dataflare.sources.parquet._BLOCK_BYTES", 2**19)
-    source = ParquetSource.open(path, decoder="native")
+    source = ParquetSource.open(path, decoder="native").with_blocks(2**19)
     assert source.description.endswith("decoded by dataflare, but l by pyarrow")
     batches = [batch for part in source.partitions() for batch in part.read(lambda: rows)]
     assert len(batches) >= 3
     assert pa.Table.from_batches([batch.to_arrow() for batch in batches]).equals(table)
 
 
-def test_a_large_row_group_is_never_in_memory_as_a_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_row_group_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     rows = 200_000
     table = pa.table({"n": pa.array(range(rows))})
     path = tmp_path / "a.parquet"
     pq.write_table(table, path, row_group_size=rows)
-    monkeypatch.setattr("dataflare.sources.parquet._BLOCK_BYTES", 2**18)
-    (part,) = opened(path).partitions()
+    (part,) = opened(path).with_blocks(2**18).partitions()
     sizes = [batch.num_rows for batch in part.read(lambda: rows)]
     assert sum(sizes) == rows
     assert max(sizes) <= 2**18 // 8

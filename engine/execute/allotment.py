@@ -1,0 +1,90 @@
+"""Allotment: how the memory of a run is shared out between reading, the batches on the way and the sink.
+
+Covers which limit binds, the sizes that follow from it, and what is held from beginning to end beside batches.
+Counting is done in a `dataflare.control.MemoryBudget`, and refusing what does not fit in ``feasibility``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dataflare.execute.feasibility import StageNeed
+
+if TYPE_CHECKING:
+    from dataflare.control.monitors import MemoryMonitor
+    from dataflare.options import RunOptions
+
+__all__ = ["Allotment", "standing_needs"]
+
+_SHARE_OF_FREE_HOST = 0.5  # the rest is for other runs, libraries, and what nobody can count
+_BATCH_SHARE = 1 / 16
+_BLOCK_SHARE = 1 / 16
+_SINK_SHARE = 1 / 8
+_WINDOW_SHARE = 1 / 4
+_WINDOW_BATCH_BYTES = 12 << 20
+_LEAST_WINDOW = 2  # one batch that is worked on, one that the sink takes meanwhile
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """The limit of one run, and what follows from it.
+
+    Attributes
+    ----------
+    limit_bytes
+        What the run keeps to; None where nothing is known of the machine, or nothing is read.
+    is_given
+        Whether the user has set it, so that a run that cannot keep to it is refused. The other limit is a share
+        of the memory that is free on the host: it makes batches and buffers smaller, and refuses nothing.
+    """
+
+    limit_bytes: int | None
+    is_given: bool
+
+    @classmethod
+    def of(cls, options: RunOptions, host: MemoryMonitor, *, in_memory: bool) -> Allotment:
+        """Return the limit that was asked for, or else that of the host."""
+        if options.memory_limit is not None:
+            return cls(options.memory_limit, is_given=True)
+        # Over data in memory only the result takes memory, and that is what was asked for.
+        free_bytes = None if in_memory else host.read().available_bytes
+        return cls(
+            None if free_bytes is None else max(1, int(free_bytes * _SHARE_OF_FREE_HOST)), is_given=False
+        )
+
+    def bounded_source(self, source: Any) -> Any:
+        """Return the source, read in blocks that the limit has room for where it can be."""
+        with_blocks = getattr(source, "with_blocks", None)
+        if self.limit_bytes is None or with_blocks is None:
+            return source
+        return with_blocks(max(1, int(self.limit_bytes * _BLOCK_SHARE)))
+
+    def bound_sink(self, sink: Any) -> None:
+        """Have the sink gather no more than its share."""
+        bound_buffer = getattr(sink, "bound_buffer", None)
+        if self.limit_bytes is not None and bound_buffer is not None:
+            bound_buffer(max(1, int(self.limit_bytes * _SINK_SHARE)))
+
+    def window(self, tasks: int, most: int) -> int:
+        """Return how many batches each of some tasks may be ahead of the sink, at most ``most``."""
+        if self.limit_bytes is None:
+            return most
+        batches = int(self.limit_bytes * _WINDOW_SHARE) // (tasks * _WINDOW_BATCH_BYTES)
+        return max(_LEAST_WINDOW, min(most, batches))
+
+    def batch_bytes(self, standing: list[StageNeed], tasks: int, window: int) -> int | None:
+        """Return the bytes that a batch may take, input and results together; None for no bound."""
+        if self.limit_bytes is None:
+            return None
+        spare_bytes = self.limit_bytes - sum(need.total_bytes for need in standing)
+        return max(1, min(int(self.limit_bytes * _BATCH_SHARE), spare_bytes // (tasks * window)))
+
+
+def standing_needs(source: Any, source_name: str, sink: Any, sink_name: str, tasks: int) -> list[StageNeed]:
+    """Return what reading and the sink hold from the beginning to the end, beside the batches on the way."""
+    needs = [
+        StageNeed(f"reading {source_name}", tasks, getattr(source, "reading_bytes", 0)),
+        StageNeed(f"gathering for {sink_name}", 1, getattr(sink, "buffer_bytes", 0)),
+    ]
+    return [need for need in needs if need.bytes_a_task]
