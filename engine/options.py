@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from dataflare.control.batching import AdaptiveBatchingConfig
     from dataflare.control.credits import CreditConfig
 
-__all__ = ["DEFAULT_SPILL_LIMIT_BYTES", "MathOption", "ProgressOption", "RunOptionArguments", "RunOptions", "parse_bytes"]
+__all__ = [
+    "DEFAULT_SPILL_LIMIT_BYTES",
+    "MathOption",
+    "ProgressOption",
+    "RunOptionArguments",
+    "RunOptions",
+    "parse_bytes",
+]
 
 ProgressOption: TypeAlias = bool | Callable[[Any], object]
 MathOption: TypeAlias = Literal["vector", "exact"]
