@@ -42,6 +42,11 @@ class SpillSpace:
     spilled_bytes: int = 0
     """Bytes that were written in all."""
 
+    @property
+    def place(self) -> str:
+        """The folder, for messages."""
+        return self.folder or tempfile.gettempdir()
+
 
 class SpillQueue:
     """Batches that were put and not yet taken, in order.
@@ -176,9 +181,9 @@ class SpillQueue:
         if self._disk_bytes + most_bytes > space.limit_bytes:
             raise MemoryLimitError(
                 f"{label}: batches come faster than they are taken, and cannot be held back: "
-                f"{format_bytes(self._disk_bytes)} wait on the disk, and the next {format_bytes(most_bytes)} would "
-                f"exceed the spill_limit of {format_bytes(space.limit_bytes)}. Raise spill_limit, or do with a faster "
-                "sink or fewer records."
+                f"{format_bytes(self._disk_bytes)} wait in {space.place}, and the next {format_bytes(most_bytes)} "
+                f"would exceed the spill_limit of {format_bytes(space.limit_bytes)}. Raise spill_limit, or do with a "
+                "faster sink or fewer records."
             )
         try:
             if self._segment is None:
@@ -225,10 +230,10 @@ class SpillQueue:
         return batch
 
     def _failed(self, error: Exception) -> MemoryLimitError:
-        folder = self._space.folder or tempfile.gettempdir()
         return MemoryLimitError(
-            f"{self._label}: batches that cannot be held back do not fit into memory, and spilling them to {folder} "
-            f"failed: {error}. Let spill_dir name a folder on a disk with room, or raise memory_limit."
+            f"{self._label}: batches that cannot be held back do not fit into memory, and spilling them to "
+            f"{self._space.place} failed: {error}. Let spill_dir name a folder on a disk with room, or raise "
+            "memory_limit."
         )
 
 
@@ -236,7 +241,7 @@ class _Segment:
     """A file without a name: first batches are written, then, once it is sealed, read."""
 
     def __init__(self, schema: pa.Schema, folder: str | None) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open until it was read)
         self._writer = pa.ipc.new_stream(self._file, schema)
         self._reader: Any = None
         self._marks: deque[tuple[int | None, Mapping[str, Any]]] = deque()

@@ -141,9 +141,8 @@ def test_a_full_disk_bound_says_what_waits_and_ends_at_once(
 ) -> None:
     waits = queue(4 * KIB, limit_bytes=10_000, folder=tmp_path)
     waits.put(batch(0, 1000))
-    with pytest.raises(
-        MemoryLimitError, match=r"batches from a socket: .* KiB wait on the disk.*spill_limit"
-    ) as caught:
+    message = rf"batches from a socket: .* KiB wait in {tmp_path}, .* exceed the spill_limit of 9.8 KiB"
+    with pytest.raises(MemoryLimitError, match=message) as caught:
         waits.put(batch(1000, 1000))
     assert waits.disk_bytes <= 10_000
     waits.end(caught.value)

@@ -1,4 +1,4 @@
-"""Sources that cannot be paused: taken as they come while the sink stands still, in bounded memory, and nothing left."""
+"""Sources that cannot be paused: all is taken while the sink stands still, in bounded memory, and nothing is left."""
 
 from __future__ import annotations
 
