@@ -4,7 +4,7 @@ Covers names, values, units and the environment variables. What an option does i
 (`dataflare.control`, `dataflare.execute`). An option that this version does not have raises; none is ignored.
 
 Environment: `DATAFLARE_DEVICE`, `DATAFLARE_RUNTIME`, `DATAFLARE_WORKERS`, `DATAFLARE_MEMORY_LIMIT`,
-`DATAFLARE_ORDERED`, `DATAFLARE_PROGRESS`, `DATAFLARE_MATH`.
+`DATAFLARE_ORDERED`, `DATAFLARE_PROGRESS`, `DATAFLARE_MATH`, `DATAFLARE_SPILL_LIMIT`, `DATAFLARE_SPILL_DIR`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,19 @@ if TYPE_CHECKING:
     from dataflare.control.batching import AdaptiveBatchingConfig
     from dataflare.control.credits import CreditConfig
 
-__all__ = ["MathOption", "ProgressOption", "RunOptionArguments", "RunOptions", "parse_bytes"]
+__all__ = [
+    "DEFAULT_SPILL_LIMIT_BYTES",
+    "MathOption",
+    "ProgressOption",
+    "RunOptionArguments",
+    "RunOptions",
+    "parse_bytes",
+]
 
 ProgressOption: TypeAlias = bool | Callable[[Any], object]
 MathOption: TypeAlias = Literal["vector", "exact"]
+
+DEFAULT_SPILL_LIMIT_BYTES = 10**10
 
 _DEVICES = ("auto", "cpu", "cuda", "cuda:emulated", "python")
 _RUNTIMES = ("local",)
@@ -59,6 +68,8 @@ class RunOptionArguments(TypedDict, total=False):
     ordered: bool
     progress: ProgressOption | None
     math: MathOption
+    spill_limit: int | str | None
+    spill_dir: str | None
     checkpoint: Any
     verify: Any
 
@@ -97,6 +108,12 @@ class RunOptions:
     math
         "vector": functions such as `exp` are computed for many records at once, with an error of up to 4 units
         in the last place; "exact": one by one, as Python's `math` computes them.
+    spill_limit
+        Bytes on disk that may wait for the sink at once where the source cannot be paused (`from_batches` with
+        ``pausable=False``). `resolve` takes text as for `memory_limit`.
+    spill_dir
+        The folder that they wait in, None for the one for temporary files. Files there have no name, and are gone
+        with the run or with the process, however it ends.
     checkpoint, verify
         Not available in this version; anything but None raises `OptionError`.
 
@@ -115,6 +132,8 @@ class RunOptions:
     ordered: bool = True
     progress: ProgressOption | None = None
     math: MathOption = "vector"
+    spill_limit: int = DEFAULT_SPILL_LIMIT_BYTES
+    spill_dir: str | None = None
     checkpoint: None = None
     verify: None = None
 
@@ -131,6 +150,9 @@ class RunOptions:
             raise OptionError(f"progress must be True, False, None or a function, not {self.progress!r}.")
         if self.math not in _MATH:
             raise OptionError(f"math must be one of {', '.join(_MATH)}, not {self.math!r}.")
+        _check_count("spill_limit", self.spill_limit)
+        if not isinstance(self.spill_dir, str | None):
+            raise OptionError(f"spill_dir must be the path of a folder as text, not {self.spill_dir!r}.")
         for name in ("checkpoint", "verify"):
             if getattr(self, name) is not None:
                 raise OptionError(f"{name} is not available in this version of DataFlare; leave it out.")
@@ -176,8 +198,9 @@ class RunOptions:
                 )
         values = _from_environment(environment)
         values.update({name: value for name, value in given.items() if value is not None})
-        if "memory_limit" in values:
-            values["memory_limit"] = parse_bytes(values["memory_limit"])
+        for name in ("memory_limit", "spill_limit"):
+            if name in values:
+                values[name] = parse_bytes(values[name])
         return cls(**values)
 
 
@@ -221,6 +244,8 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         "ordered": _switch,
         "progress": _switch,
         "math": _text,
+        "spill_limit": parse_bytes,
+        "spill_dir": _text,
     }
     values: dict[str, Any] = {}
     for name, read in readers.items():

@@ -242,6 +242,8 @@ def from_records(
 def from_batches(
     batches: Iterable[Any] | AsyncIterable[Any],
     schema: pa.Schema | Mapping[str, pa.DataType] | None = None,
+    *,
+    pausable: bool = True,
 ) -> Pipeline:
     """Start a pipeline at an iterable or async iterable of batches, taken one by one as the run asks for them.
 
@@ -254,6 +256,12 @@ def from_batches(
         is on that GPU, as by default it is for a list of them; results come back to host memory.
     schema
         Of all batches. Without it the first batch is taken now.
+    pausable
+        False where batches are lost, or who sends them is stopped, unless they are taken as soon as they come, as
+        with a socket. A thread takes them from the first to the last whatever the sink does. Those that
+        it is not ready for wait in a quarter of the memory limit (without one in 256 MiB or less), the others in
+        files in the run option `spill_dir`, `spill_limit` bytes at most. Batches on a GPU come to host memory. Data in
+        memory, such as a list, can always be paused.
 
     Raises
     ------
@@ -267,6 +275,11 @@ def from_batches(
     >>> flare.from_batches(numbers).filter(lambda r: r.a % 3 == 0).collect().to_pylist()
     [{'a': 0}, {'a': 3}]
     """
-    from dataflare.sources.memory import BatchesSource
+    from dataflare.sources.memory import BatchesSource, MemorySource
 
-    return Pipeline(BatchesSource.open(batches, schema))
+    source = BatchesSource.open(batches, schema)
+    if pausable or isinstance(source, MemorySource):
+        return Pipeline(source)
+    from dataflare.sources.unpausable import UnpausableSource
+
+    return Pipeline(UnpausableSource(source))

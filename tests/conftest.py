@@ -6,6 +6,7 @@ always draw the same ones; ``explore`` draws new ones each time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -38,6 +39,20 @@ def _no_sizes_of_earlier_sessions(tmp_path_factory: pytest.TempPathFactory) -> I
     folder = tmp_path_factory.mktemp("sizes")
     with mock.patch("dataflare.execute.found_sizes.cache_directory", return_value=folder):
         yield
+
+
+@pytest.fixture
+def open_files(tmp_path: Path) -> Callable[[], int]:
+    """Return a function that counts the files below `tmp_path` that this process has open, nameless ones included."""
+
+    def count() -> int:
+        found = 0
+        for link in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed by another thread since
+                found += str(link.readlink()).startswith(str(tmp_path))
+        return found
+
+    return count
 
 
 RunOn = Callable[..., Outcome]

@@ -14,6 +14,7 @@ from dataflare.execute.feasibility import StageNeed
 if TYPE_CHECKING:
     from dataflare.control.monitors import MemoryMonitor
     from dataflare.options import RunOptions
+    from dataflare.sources.spill import SpillSpace
 
 __all__ = ["Allotment", "standing_needs"]
 
@@ -21,6 +22,7 @@ _SHARE_OF_FREE_HOST = 0.5  # the rest is for other runs, libraries, and what nob
 _BATCH_SHARE = 1 / 16
 _BLOCK_SHARE = 1 / 16
 _SINK_SHARE = 1 / 8
+_WAITING_SHARE = 1 / 4
 _WINDOW_SHARE = 1 / 4
 _WINDOW_BATCH_BYTES = 12 << 20
 _LEAST_WINDOW = 2  # one batch that is worked on, one that the sink takes meanwhile
@@ -59,6 +61,18 @@ class Allotment:
         if self.limit_bytes is None or with_blocks is None:
             return source
         return with_blocks(max(1, int(self.limit_bytes * _BLOCK_SHARE)))
+
+    def spilling_source(self, source: Any, space: SpillSpace) -> Any:
+        """Return the source with a share for the batches that wait, and the disk beyond, where it cannot be paused."""
+        with_waiting = getattr(source, "with_waiting", None)
+        if with_waiting is None:
+            return source
+        waiting_bytes = source.reading_bytes
+        if self.limit_bytes is not None:
+            share_bytes = max(1, int(self.limit_bytes * _WAITING_SHARE))
+            # It is held to the end: nobody has asked for more than a usual share.
+            waiting_bytes = share_bytes if self.is_given else min(waiting_bytes, share_bytes)
+        return with_waiting(waiting_bytes, space)
 
     def bound_sink(self, sink: Any) -> None:
         """Have the sink gather no more than its share."""

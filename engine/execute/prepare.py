@@ -32,6 +32,7 @@ from dataflare.kernels.memory.pool import default_pool
 from dataflare.observe.curves import CurveRecorder
 from dataflare.optimize.placement import place
 from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan, PhysicalStep
+from dataflare.sources.spill import SpillSpace
 
 if TYPE_CHECKING:
     from dataflare.batch import SharedDataBatch
@@ -84,7 +85,8 @@ class PreparedRun:
         self.monitors = run_monitors(self.device, clock)
         self.in_memory = bool(getattr(plan.source, "in_memory", False))
         self.allotment = Allotment.of(options, self.monitors[0], in_memory=self.in_memory)
-        source = self.allotment.bounded_source(plan.source)
+        self.spill = SpillSpace(options.spill_dir, options.spill_limit)
+        source = self.allotment.spilling_source(self.allotment.bounded_source(plan.source), self.spill)
         self.allotment.bound_sink(plan.sink)
         self.partitions = source.partitions()
         rows = source.num_rows

@@ -74,6 +74,7 @@ def _report(
         peak_host_bytes=run.budget.peak_bytes,
         peak_device_bytes=device.peak_bytes,
         unaccounted_bytes=memory.unaccounted_bytes(run.budget.peak_bytes),
+        spilled_bytes=run.spill.spilled_bytes,
         rows_dropped_null_predicate=outcome.rows_dropped_null_predicate,
         lost_devices=dict(run.lost_devices),
         monitor_errors={**run.curves.monitor_errors, **run.controller.snapshot().monitor_errors},

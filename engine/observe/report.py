@@ -76,6 +76,8 @@ class RunReport:
     None: the run had no device but the host."""
     unaccounted_bytes: int | None = None
     """Growth of the process during the run that neither reservations nor the pool explain."""
+    spilled_bytes: int = 0
+    """Bytes that waited on disk, because the source could not be paused and memory was full."""
     rows_dropped_null_predicate: int = 0
     """Records that a filter dropped because its condition was null."""
     dead_letters: int = 0
@@ -216,6 +218,8 @@ class RunReport:
         remarks = []
         if self.batch_size is not None:
             remarks.append(f"batch size: {size_text(self.batch_size)}")
+        if self.spilled_bytes:
+            remarks.append(f"{format_bytes(self.spilled_bytes)} spilled to disk: the source cannot be paused")
         if self.rows_dropped_null_predicate:
             remarks.append(f"{self.rows_dropped_null_predicate:,} rows dropped: filter condition was null")
         if self.dead_letters:

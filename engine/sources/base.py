@@ -95,7 +95,8 @@ class BatchSource(Protocol):
 
     A source whose readers hold much beside their batches has two more members, and is given its share of the memory
     limit through them: ``reading_bytes``, what one reader holds at most, and ``with_blocks(block_bytes)``, which
-    returns the source read in blocks of about so many bytes, where those are smaller than its own.
+    returns the source read in blocks of about so many bytes, where those are smaller than its own. One that cannot be
+    paused has ``with_waiting(waiting_bytes, space)``: the memory and the disk for batches that come too early.
     """
 
     @property

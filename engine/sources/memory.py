@@ -19,7 +19,7 @@ from dataflare.batch import SharedDataBatch
 from dataflare.ingest import as_schema
 from dataflare.kernels.errors import OptionError, ReadError, SchemaMismatchError
 from dataflare.schema import column_index, first_difference, require_unique_names
-from dataflare.sources.slicing import cut_rows
+from dataflare.sources.slicing import cut_batch
 
 if TYPE_CHECKING:
     from dataflare.sources.base import Predicate
@@ -123,7 +123,7 @@ class MemoryPartition:
 
     def read(self, batch_rows: Callable[[], int]) -> Iterator[SharedDataBatch]:
         """Cut the batch without copying; see `dataflare.sources.base.SourcePartition.read`."""
-        return _cut(self.batch, batch_rows)
+        return cut_batch(self.batch, batch_rows)
 
 
 class BatchesSource:
@@ -243,7 +243,7 @@ class BatchesPartition:
                 for batch in _batches_of(item):
                     checked = _checked(batch, self._full_schema, number)
                     wanted = checked if self._names is None else _selected(checked, self._names)
-                    yield from _cut(wanted, batch_rows)
+                    yield from cut_batch(wanted, batch_rows)
         finally:
             close = getattr(items, "close", None)
             if close is not None:
@@ -369,8 +369,3 @@ def _selected(batch: SharedDataBatch, names: Sequence[str]) -> SharedDataBatch:
     return SharedDataBatch._from_columns(
         pa.schema([]), (), batch.num_rows, watermark=batch.watermark, metadata=batch.metadata
     )
-
-
-def _cut(batch: SharedDataBatch, batch_rows: Callable[[], int]) -> Iterator[SharedDataBatch]:
-    for start, length in cut_rows(batch.num_rows, batch_rows):
-        yield batch if length == batch.num_rows else batch.slice(start, start + length)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from dataflare.batch import SharedDataBatch
 from dataflare.kernels.memory.column import HostColumn
 
-__all__ = ["cut_rows", "slice_record_batch", "slice_table"]
+__all__ = ["cut_batch", "cut_rows", "slice_record_batch", "slice_table"]
 
 
 def cut_rows(num_rows: int, batch_rows: Callable[[], int]) -> Iterator[tuple[int, int]]:
@@ -26,6 +26,12 @@ def cut_rows(num_rows: int, batch_rows: Callable[[], int]) -> Iterator[tuple[int
         length = -(-left // pieces)
         yield start, length
         start += length
+
+
+def cut_batch(batch: SharedDataBatch, batch_rows: Callable[[], int]) -> Iterator[SharedDataBatch]:
+    """Yield the rows of a batch, shared and not copied."""
+    for start, length in cut_rows(batch.num_rows, batch_rows):
+        yield batch if length == batch.num_rows else batch.slice(start, start + length)
 
 
 def slice_record_batch(

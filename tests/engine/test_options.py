@@ -41,6 +41,8 @@ def test_environment_goes_before_the_default() -> None:
         DATAFLARE_ORDERED="no",
         DATAFLARE_PROGRESS="On",
         DATAFLARE_MATH="exact",
+        DATAFLARE_SPILL_LIMIT="3GB",
+        DATAFLARE_SPILL_DIR="/scratch",
     )
     assert options.device == "python"
     assert options.workers == 3
@@ -48,6 +50,7 @@ def test_environment_goes_before_the_default() -> None:
     assert options.ordered is False
     assert options.progress is True
     assert options.math == "exact"
+    assert (options.spill_limit, options.spill_dir) == (3 * 10**9, "/scratch")
 
 
 def test_explicit_goes_before_the_environment() -> None:
@@ -158,6 +161,8 @@ def test_options_of_later_versions_are_refused_not_ignored(given: dict[str, Any]
         ({"batching": {"min_size": 1}}, "batching must be an AdaptiveBatchingConfig"),
         ({"backpressure": 5}, "backpressure must be a CreditConfig"),
         ({"memory_limit": 1.5}, "not a number of bytes"),
+        ({"spill_limit": "0B"}, "must be above 0"),
+        ({"spill_dir": 7}, "spill_dir must be the path of a folder as text, not 7"),
     ],
 )
 def test_a_bad_value_says_what_is_allowed(given: dict[str, Any], message: str) -> None:

@@ -144,6 +144,8 @@ def random_scenario(seed: int) -> Scenario:
         source = replace(
             source, gives_schema=True
         )  # else building the pipeline would already read, and maybe fail
+    if source.kind in STREAMS:  # by dice of its own, so that everything else of a seed stays as it was
+        source = replace(source, pausable=random.Random(f"pausable {seed}").random() < 0.7)
     scenario = Scenario(
         seed=seed,
         source=source,

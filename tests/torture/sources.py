@@ -48,10 +48,12 @@ class SourceSpec:
     group_rows: int
     """Records in a row group or record batch of a file."""
     gives_schema: bool = True
+    pausable: bool = True
 
     def __str__(self) -> str:
         shown = ", ".join(map(str, self.sizes[:8])) + (", ..." if len(self.sizes) > 8 else "")
-        return f"{self.kind} of {len(self.sizes)} ({shown})"
+        kind = self.kind if self.pausable else f"unpausable {self.kind}"
+        return f"{kind} of {len(self.sizes)} ({shown})"
 
     def parts(self, rows: list[Row]) -> list[list[Row]]:
         """Cut the records into items."""
@@ -93,7 +95,7 @@ def open_source(spec: SourceSpec, rows: list[Row], world: World, folder: Path) -
             return _open_files(spec, tables, folder)
         case _:
             schema = SCHEMA if spec.gives_schema else None
-            return flare.from_batches(_Stream(spec, tables, world).start(), schema)
+            return flare.from_batches(_Stream(spec, tables, world).start(), schema, pausable=spec.pausable)
 
 
 def _open_files(spec: SourceSpec, tables: list[pa.Table], folder: Path) -> Pipeline:
