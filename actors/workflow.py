@@ -140,6 +140,7 @@ class WorkflowActor(Actor):
         """Make the tasks and connect them. created → initialized."""
         self._require("initialize", WorkflowState.CREATED)
         run, runtime, me = self._run, self.context.runtime, self.context.ref
+        run.begin()
         destination = runtime.spawn(
             lambda: DestinationTask("destination", run, me), "destination", quick=run.sink_is_quick
         )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from dataflare.control.admission import Admission
 from dataflare.control.backpressure import BackpressureController
-from dataflare.control.budget import MemoryBudget, format_bytes
+from dataflare.control.budget import MemoryBudget, Reservation, format_bytes
 from dataflare.control.clock import Clock
 from dataflare.control.credits import CreditConfig, CreditMode
 from dataflare.execute.allotment import Allotment, standing_needs
@@ -243,6 +243,11 @@ class PreparedRun:
         self._admitted.pop(admission, None)
         admission.cancel()
 
+    def begin(self) -> None:
+        """Reserve what reading and the sink hold to the end; a run that never begins reserves nothing."""
+        held = [self.budget.reserve(need.stage, need.total_bytes) for need in self._standing_needs]
+        self._standing += [reservation for reservation in held if reservation is not None]
+
     def end(self) -> None:
         """Take back what was admitted and not consumed (batches of a run that failed or was stopped), and set aside."""
         while self._admitted:
@@ -392,8 +397,8 @@ class PreparedRun:
         self.needs = self._needs(source, self.least_rows)
         require_feasible(self.needs, self.budget.limit_bytes, self.least_rows)
         standing = standing_needs(source, self.source_name, self.plan.sink, self.sink_name, tasks)
-        held = [self.budget.reserve(need.stage, need.total_bytes) for need in standing]
-        self._standing = [reservation for reservation in held if reservation is not None]
+        self._standing_needs = standing
+        self._standing: list[Reservation] = []
         self._batch_bytes = self.allotment.batch_bytes(standing, tasks, self.window)
         self._bound_batches()
         if self.budget.limit_bytes is not None:
