@@ -39,7 +39,7 @@ _WINDOW = 20
 _SWEEP_BATCHES = 300
 _SWEEP_S = 0.2
 _BATCHES = 300
-_MOST_ROWS = 1 << 28
+_MOST_ROWS = 1 << 30
 _TARGET_S = AdaptiveBatchingConfig().latency_target_s
 
 

@@ -266,8 +266,10 @@ class PreparedRun:
             )
         admission.settle(work_s)
         if rows:
-            # Data in memory has as many records as are asked for: fewer were cut on purpose.
-            asked_rows = rows if self.in_memory else admission.asked_rows
+            # Data in memory is cut into equal parts of about the size that is asked for, and towards the end on purpose
+            # into far smaller ones.
+            shortened = self.in_memory and 2 * rows < admission.asked_rows
+            asked_rows = rows if shortened else admission.asked_rows
             steady = self.contiguous is None and compiled_s == self.late_compile_s
             self.sizing.record_batch(rows, work_s, asked_rows=asked_rows, steady=steady)
 

@@ -197,8 +197,11 @@ class SharedReader:
             if not self._exact:
                 if left is not None and left < rows * self._share:
                     rows = min(rows, max(left // self._share, self.LEAST_ROWS))
+                # In parts of equal size, so that no block ends with a batch that is hardly worth a turn.
+                ahead = self._block_rows - self._block_start
+                rows = -(-ahead // -(-ahead // rows))
                 if rows > self.ALIGNMENT_ROWS:
-                    rows -= rows % self.ALIGNMENT_ROWS
+                    rows += -rows % self.ALIGNMENT_ROWS
             start = self._block_start
             stop = start + rows
             if stop >= self._block_rows:

@@ -26,6 +26,9 @@ __all__ = ["LEAST_ROWS", "BatchSizing", "function_key", "work_key"]
 _FIRST_BATCH_BYTES = 4 << 20
 _FIRST_BATCH_IN_MEMORY_BYTES = 48 << 20  # nothing is held in memory for it but its result
 _FIRST_BATCH_OF_LOCAL_FILES_BYTES = 12 << 20  # each batch costs 0.2 ms, and decoding fills the caches anyway
+_BATCHES_OF_FRESH_MEMORY = (
+    9  # of each task, while those before them are on their way; later ones use theirs again
+)
 LEAST_ROWS = 1024
 
 
@@ -71,10 +74,16 @@ class BatchSizing:
             chosen = _config(bytes_per_row, most_rows, fused=fused, compiled=compiled)
             self.recalled = remembered_sizes().recall(self._key) or load_size(self._key)
         assert chosen is not None
-        self.batcher = AdaptiveBatcher(chosen, clock, start=self.recalled)
+        self._first = tasks
+        start = self.recalled
+        if start is None and self._key is not None and most_rows is not None and compiled:
+            # Nobody waits for a batch in memory, and every turn costs: for all but functions that compute much the
+            # largest is the best, and a search from below would last longer than most runs. Probes find the others.
+            start = FoundSize(chosen.initial_size, converged=True)
+            self._first *= _BATCHES_OF_FRESH_MEMORY
+        self.batcher = AdaptiveBatcher(chosen, clock, start=start)
         self.least_rows = min(chosen.min_size, LEAST_ROWS)
         """Rows of the smallest batch, which each task can have at any time."""
-        self._first = tasks
 
     def record_batch(self, rows: int, work_s: float, *, asked_rows: int, steady: bool) -> None:
         """Tell the batcher of a batch; ``steady`` is False if something was compiled meanwhile."""
@@ -129,9 +138,10 @@ def _config(
 
     first = rows(_FIRST_BATCH_BYTES)
     if most_rows is not None and compiled:
-        # Compiled programs stay in the cache whatever the size, and nobody waits for a batch: a search from below would
-        # only cost short runs more turns. Long ones may come down to where a program that computes much is as fast.
+        # From the largest, runs may come down to where a program that computes much is as fast, or quick enough.
         large = rows(_FIRST_BATCH_IN_MEMORY_BYTES)
+        if most < 3 * large:  # to cut a block in two costs a filter more than it is worth
+            large = most
         return AdaptiveBatchingConfig(initial_size=large, min_size=first, max_size=most)
     if fused and most_rows is None:
         # A batch of a local file pays for what is decoded with it, which a search over sizes would misread; and larger
