@@ -1,17 +1,21 @@
-"""MemoryUse: growth of the process against what the engine has accounted for.
+"""MemoryUse and GrowthBound: growth of the process against what the engine has accounted for, and against its limit.
 
-Covers resident memory from procfs, with psutil where there is none. Limits are not here
-(``dataflare.control``).
+Covers resident memory from procfs, with psutil where there is none, and giving back what allocators keep. Counting
+and admitting are not here (``dataflare.control``).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
 
-__all__ = ["MemoryUse"]
+__all__ = ["GrowthBound", "MemoryUse"]
 
 _STATM = "/proc/self/statm"
+_BEARABLE_SHARE = 7 / 8  # what is decoded and encoded until the next look is to fit as well
+# Of the limit: a look costs microseconds, giving back some milliseconds, and the pages have to be got anew.
+_STEP_SHARE = 1 / 16
 
 
 class MemoryUse:
@@ -28,6 +32,56 @@ class MemoryUse:
             return None
         pool_growth = max(0, _pool_bytes() - self._pool_bytes)
         return max(0, now - self._resident_bytes - max(pool_growth, accounted_bytes))
+
+
+class GrowthBound:
+    """Has Arrow's allocator give memory back to the system before the process grows beyond a limit.
+
+    What was decoded, copied and encoded is free again after each block, and no longer counted. Arrow's allocator keeps
+    it for what comes next, more and more in a long run, since some threads free what others have allocated.
+
+    Parameters
+    ----------
+    limit_bytes
+        How much the process may grow from now on.
+    resident
+        Tells the resident memory; None when the system does not say, and then nothing is done.
+    give_back
+        What is called where there is too much: that of Arrow's default pool when None.
+    """
+
+    def __init__(
+        self,
+        limit_bytes: int,
+        *,
+        resident: Callable[[], int | None] | None = None,
+        give_back: Callable[[], object] | None = None,
+    ) -> None:
+        self._resident = resident_bytes if resident is None else resident
+        self._give_back = _release_arrow_memory if give_back is None else give_back
+        self._step_bytes = max(1, int(_STEP_SHARE * limit_bytes))
+        self._passed_bytes = 0
+        self._bearable_bytes = (self._resident() or 0) + int(_BEARABLE_SHARE * limit_bytes)
+        self._next_bytes = self._bearable_bytes
+
+    def note_batch(self, nbytes: int) -> None:
+        """Take note of the bytes of one more batch; where it is time to look, look. Any thread may call it."""
+        self._passed_bytes += nbytes
+        if self._passed_bytes < self._step_bytes:
+            return
+        self._passed_bytes = 0
+        now = self._resident()
+        if now is None or now <= self._next_bytes:
+            return
+        self._give_back()
+        # What is left is in use, or not Arrow's: there is no point in trying again before there is more.
+        self._next_bytes = max(self._bearable_bytes, (self._resident() or now) + self._step_bytes)
+
+
+def _release_arrow_memory() -> None:
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
 
 
 def resident_bytes() -> int | None:

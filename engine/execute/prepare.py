@@ -23,6 +23,7 @@ from dataflare.execute.chain import Chain, ComputeStage
 from dataflare.execute.chain_making import ChainMaker
 from dataflare.execute.contiguous import ContiguousOutput
 from dataflare.execute.feasibility import StageNeed, fits, require_feasible
+from dataflare.execute.memory_use import GrowthBound
 from dataflare.execute.monitors import run_monitors
 from dataflare.execute.reading import PartitionQueue, PartitionReader, Reader, SharedReader
 from dataflare.execute.sizing import LEAST_ROWS, BatchSizing, function_key, work_key
@@ -122,6 +123,9 @@ class PreparedRun:
         self.batcher = self.sizing.batcher
         self.least_rows = self.sizing.least_rows
         self.budget = MemoryBudget(options.memory_limit)
+        limit_bytes = self.budget.limit_bytes
+        # Of data in memory nothing is decoded, so that there is nothing that comes free again and again.
+        self._growth = None if limit_bytes is None or self.in_memory else GrowthBound(limit_bytes)
         self._set_aside(source)
         self.controller = BackpressureController(
             options.backpressure if options.backpressure is not None else _engine_credits(self.least_rows),
@@ -226,7 +230,7 @@ class PreparedRun:
             admission = admit(task, rows, bytes_per_row, least_rows=least_rows, window_rows=window_rows)
         if admission is not None:
             self._admitted[admission] = self.late_compile_s
-            self._trim_pool(admission)
+            self._trim_pools(admission)
         return admission
 
     def seconds_until_credits(self, task: str, *, alone: bool) -> float | None:
@@ -340,14 +344,16 @@ class PreparedRun:
         if self._batch_bytes is not None and not sizes_are_asked_for:
             self.batcher.bound(max(self.least_rows, int(self._batch_bytes / self.bytes_per_row)))
 
-    def _trim_pool(self, admission: Admission) -> None:
-        """Give memory that lies idle back to the system where, with what is reserved, it would exceed the limit."""
+    def _trim_pools(self, admission: Admission) -> None:
+        """Give memory that lies idle, here or in Arrow's pool, back to the system where it would exceed the limit."""
         limit_bytes, reservation = self.allotment.limit_bytes, admission.reservation
         if limit_bytes is None or reservation is None:
             return
         # The batch takes its memory from there.
         others_bytes = self.budget.reserved_bytes - reservation.nbytes
         default_pool().trim(max(0, limit_bytes - others_bytes))
+        if self._growth is not None:
+            self._growth.note_batch(reservation.nbytes)
 
     def _note_lost(self, device: str, reason: str) -> None:
         """Go on without a device that is lost: the CPU has its work, so that its memory no longer counts."""

@@ -153,6 +153,32 @@ def test_sizes_that_the_limit_made_smaller_are_said_to_be_so(lines: Path, tmp_pa
     assert limited.batch_size.rows < free.batch_size.rows
 
 
+@pytest.mark.parametrize(("memory_limit", "most_held"), [(None, 4.0), ("256MB", 1.5)])
+def test_a_limited_result_holds_little_more_than_it_is_counted_for(
+    lines: Path, memory_limit: str | None, most_held: float
+) -> None:
+    before = default_pool().statistics().in_use_bytes
+    result = flare.read_parquet(lines, decoder="native").filter(lambda r: r.g < 3)
+    table = result.to_arrow(workers=1, memory_limit=memory_limit)
+    held = default_pool().statistics().in_use_bytes - before
+    assert table.num_rows > 1_000
+    assert held <= most_held * table.nbytes
+
+
+@pytest.mark.parametrize("type_", [pa.string(), pa.string_view(), pa.large_string()], ids=str)
+def test_a_result_from_files_holds_only_the_records_that_a_filter_left(
+    tmp_path: Path, type_: pa.DataType
+) -> None:
+    path, rows = tmp_path / "texts.parquet", 400_000
+    texts = pa.array([f"a text that no view has room for, number {n}" for n in range(rows)], type_)
+    pq.write_table(pa.table({"n": range(rows), "s": texts}), path)
+    idle = default_pool().statistics().in_use_bytes
+    result = flare.read_parquet(path, decoder="native").filter(lambda r: r.n % 50 == 0).to_arrow(workers=1)
+    assert result["s"].to_pylist() == texts.to_pylist()[::50]
+    assert default_pool().statistics().in_use_bytes - idle < texts.nbytes / 8
+    assert result.get_total_buffer_size() < texts.nbytes / 8
+
+
 def test_one_result_for_all_tasks_needs_no_bound_on_batches() -> None:
     table = pa.table({"a": pa.array(range(500_000))})
     pipeline = flare.from_arrow(table).filter(lambda r: r.a % 2 == 0)
