@@ -45,16 +45,16 @@ def run_scenarios(first: int, end: int, *options: str) -> subprocess.CompletedPr
 
 
 def test_random_pipelines_end_as_they_should() -> None:
-    done = run_scenarios(0, 60)
+    done = run_scenarios(0, 40)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert done.stdout.endswith("0 wrong: []; 0 did not end: []\n")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("first", range(60, 2000, 485))
+@pytest.mark.parametrize("first", range(40, 2000, 490))
 def test_many_random_pipelines_end_as_they_should(first: int) -> None:
-    done = run_scenarios(first, first + 485)
+    done = run_scenarios(first, first + 490)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 

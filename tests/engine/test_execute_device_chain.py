@@ -269,7 +269,7 @@ def test_memory_that_runs_out_at_each_allocation(install: Install) -> None:
     run(chained(), "cuda:emulated")
     allocations = backend.calls["acquire"]
     assert allocations >= BATCHES * 8  # two columns up, and what three programs write
-    for number in range(1, allocations + 1, 7):  # of all kinds: a batch makes no multiple of seven
+    for number in range(1, allocations + 1, 11):  # of all kinds: a batch makes no multiple of eleven
         backend.calls.clear()
         backend.fails = refusal(number)
         found, report = run(chained(), "cuda:emulated")
