@@ -179,6 +179,8 @@ class BucketAccount(CreditAccount):
 
     __slots__ = ("_capacity", "_least_wait_s", "_refill_rate", "_refilled_s", "bucket")
 
+    ROUNDING = 1e-6
+
     def __init__(self, config: CreditConfig, now_s: float) -> None:
         super().__init__(now_s)
         self._capacity = config.max_credits
@@ -188,13 +190,13 @@ class BucketAccount(CreditAccount):
         self.bucket = float(config.initial_credits)
 
     def available(self, now_s: float, share: float, most: int | None = None) -> int:
-        """Return what is in the bucket."""
+        """Return what is in the bucket; a sum of times that falls short by rounding alone counts as whole."""
         elapsed_s = now_s - self._refilled_s
         if elapsed_s > 0.0:
             filled = self.bucket + elapsed_s * self._refill_rate
             self.bucket = filled if filled < self._capacity else float(self._capacity)
             self._refilled_s = now_s
-        return int(self.bucket)
+        return int(self.bucket + self.ROUNDING)
 
     def window(self, share: float, most: int | None = None) -> int:
         """Return the capacity of the bucket."""
