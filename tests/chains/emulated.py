@@ -53,7 +53,7 @@ def compare(seed: int, folder: Path) -> bool:
     try:
         compiled = compile_cuda(build_program(stages, first.schema), backend)
     except CompileError as error:
-        if "is None for every record" in str(error):  # conditions that happen to be constant
+        if "for every record" in str(error):  # conditions that happen to be constant
             return False
         raise
     for batch in batches(seed, first):
