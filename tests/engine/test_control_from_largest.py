@@ -48,6 +48,13 @@ def test_where_all_sizes_are_as_fast_it_stays() -> None:
     assert Loop().run(linear(1e-6, 1e-9), 300).rows == LARGEST
 
 
+def test_it_learns_what_a_batch_costs_by_itself_and_what_bounds_it() -> None:
+    found = Loop().run(linear(3e-4, 1e-9), 100)
+    assert found[:3] == (LARGEST, True, "max_size")
+    assert found.fixed_cost_s == pytest.approx(3e-4, rel=0.2)
+    assert found.row_cost_s == pytest.approx(1e-9, rel=0.1)
+
+
 def test_a_smaller_size_that_is_faster_is_taken() -> None:
     def falls_out_of_the_cache(rows: int) -> float:
         return 1e-4 + rows * (1e-9 if rows < 0.75 * LARGEST else 2e-9)
@@ -61,6 +68,6 @@ def test_a_smaller_size_that_is_faster_is_taken() -> None:
 def test_batches_that_take_far_too_long_are_soon_as_short_as_they_should_be() -> None:
     found = Loop().run(linear(1e-3, 1e-6), 10)  # two seconds, where 50 ms are wanted
     assert 1e-3 + 1e-6 * found.rows <= 0.15
-    found = Loop().run(linear(1e-3, 1e-6), 40)
+    found = Loop().run(linear(1e-3, 1e-6), 100)
     assert found.bound == "latency"
     assert 0.02 <= 1e-3 + 1e-6 * found.rows <= 0.05

@@ -32,3 +32,9 @@ class FromLargestStrategy(KneeStrategy):
             rows = self._most_rows(rows, line)
         bound: SizeBound = "knee" if largest < max(costs) else self._stop
         return self._config.clamp(rows), bound
+
+    def _probe(self, size: int, at_s: float) -> None:
+        if len(self._costs) == 1:  # a far smaller size, which costs little time, tells what a batch costs by itself
+            self._begin_again(size)
+        else:
+            super()._probe(size, at_s)
