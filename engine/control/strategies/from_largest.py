@@ -34,7 +34,8 @@ class FromLargestStrategy(KneeStrategy):
         return self._config.clamp(rows), bound
 
     def _probe(self, size: int, at_s: float) -> None:
-        if len(self._costs) == 1:  # a far smaller size, which costs little time, tells what a batch costs by itself
+        if len(self._costs) == 1:
+            # A far smaller size, which costs little time, tells what a batch costs by itself.
             self._begin_again(size)
         else:
             super()._probe(size, at_s)
