@@ -7,7 +7,7 @@ Counting is done in a `dataflare.control.MemoryBudget`, and refusing what does n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dataflare.execute.feasibility import StageNeed
 
@@ -16,16 +16,25 @@ if TYPE_CHECKING:
     from dataflare.options import RunOptions
     from dataflare.sources.spill import SpillSpace
 
-__all__ = ["Allotment", "standing_needs"]
+__all__ = ["Allotment", "BatchRoom", "standing_needs"]
 
 _SHARE_OF_FREE_HOST = 0.5  # the rest is for other runs, libraries, and what nobody can count
-_BATCH_SHARE = 1 / 16
-_BLOCK_SHARE = 1 / 16
+_BATCH_SHARE = 1 / 6
+_BLOCK_SHARE = 1 / 8
+# Of a limit that is given: two tasks with smaller blocks do more than one with larger ones.
+_MOST_BLOCK_BYTES = 14 << 20
 _SINK_SHARE = 1 / 8
 _WAITING_SHARE = 1 / 4
-_WINDOW_SHARE = 1 / 4
-_WINDOW_BATCH_BYTES = 12 << 20
-_LEAST_WINDOW = 2  # one batch that is worked on, one that the sink takes meanwhile
+_KEPT_BY_ALLOCATORS_BYTES = 8 << 20  # Arrow's, Polars' and the C library's, after what they held is free
+
+
+class BatchRoom(NamedTuple):
+    """The memory that there is for batches on the way."""
+
+    batch_bytes: int | None
+    """What one may take, input and results together; None for no bound."""
+    window: int
+    """Batches that each task may be ahead of the sink."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,8 @@ class Allotment:
         with_blocks = getattr(source, "with_blocks", None)
         if self.limit_bytes is None or with_blocks is None:
             return source
-        return with_blocks(max(1, int(self.limit_bytes * _BLOCK_SHARE)))
+        block_bytes = max(1, int(self.limit_bytes * _BLOCK_SHARE))
+        return with_blocks(min(block_bytes, _MOST_BLOCK_BYTES) if self.is_given else block_bytes)
 
     def spilling_source(self, source: Any, space: SpillSpace) -> Any:
         """Return the source with a share for the batches that wait, and the disk beyond, where it cannot be paused."""
@@ -80,19 +90,28 @@ class Allotment:
         if self.limit_bytes is not None and bound_buffer is not None:
             bound_buffer(max(1, int(self.limit_bytes * _SINK_SHARE)))
 
-    def window(self, tasks: int, most: int) -> int:
-        """Return how many batches each of some tasks may be ahead of the sink, at most ``most``."""
+    def kept_by_allocators(self) -> list[StageNeed]:
+        """Return what is left free of the limit for memory that is free again and not given back yet."""
         if self.limit_bytes is None:
-            return most
-        batches = int(self.limit_bytes * _WINDOW_SHARE) // (tasks * _WINDOW_BATCH_BYTES)
-        return max(_LEAST_WINDOW, min(most, batches))
+            return []
+        kept_bytes = min(_KEPT_BY_ALLOCATORS_BYTES, self.limit_bytes // 8)
+        return [StageNeed("what allocators keep", 1, kept_bytes)]
 
-    def batch_bytes(self, standing: list[StageNeed], tasks: int, window: int) -> int | None:
-        """Return the bytes that a batch may take, input and results together; None for no bound."""
-        if self.limit_bytes is None:
-            return None
-        spare_bytes = self.limit_bytes - sum(need.total_bytes for need in standing)
-        return max(1, min(int(self.limit_bytes * _BATCH_SHARE), spare_bytes // (tasks * window)))
+    def batches(
+        self, standing: list[StageNeed], tasks: int, least_window: int, most_window: int
+    ) -> BatchRoom:
+        """Return what one batch may take, and how many of them each task may be ahead of the sink.
+
+        First they become larger, then more: each costs a turn, and a block of a file that is cut costs more than a
+        whole one.
+        """
+        limit_bytes = self.limit_bytes
+        if limit_bytes is None:
+            return BatchRoom(None, most_window)
+        spare_bytes = limit_bytes - sum(need.total_bytes for need in standing)
+        batch_bytes = max(1, min(int(limit_bytes * _BATCH_SHARE), spare_bytes // (tasks * least_window)))
+        window = spare_bytes // (tasks * batch_bytes)
+        return BatchRoom(batch_bytes, max(least_window, min(most_window, window)))
 
 
 def standing_needs(source: Any, source_name: str, sink: Any, sink_name: str, tasks: int) -> list[StageNeed]:

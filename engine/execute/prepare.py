@@ -26,7 +26,7 @@ from dataflare.execute.feasibility import StageNeed, fits, require_feasible
 from dataflare.execute.memory_use import GrowthBound
 from dataflare.execute.monitors import run_monitors
 from dataflare.execute.reading import PartitionQueue, PartitionReader, Reader, SharedReader
-from dataflare.execute.sizing import LEAST_ROWS, BatchSizing, function_key, work_key
+from dataflare.execute.sizing import BatchSizing, function_key, work_key
 from dataflare.execute.widths import row_bytes
 from dataflare.kernels.errors import CompileError, MemoryLimitError, RunError
 from dataflare.kernels.memory.pool import default_pool
@@ -45,6 +45,7 @@ __all__ = ["PreparedRun", "prepare_run", "preview_run"]
 
 _LEAST_ROWS_A_TASK = 32_768  # below this a second core costs more to wake than it computes
 _LEAST_TURNS = 4
+_LEAST_WINDOW = 2  # one batch that is worked on, one that the sink takes meanwhile
 _UNBOUNDED_CREDITS = 1 << 50
 _run_numbers = itertools.count(1)
 
@@ -103,8 +104,10 @@ class PreparedRun:
         """Estimated bytes that one input record keeps alive until the sink has taken it; tasks correct it."""
         cores = options.workers if options.workers is not None else _default_workers(self.device)
         self._decide_tasks(cores)
-        while cores > 1 and not fits(self._needs(source, LEAST_ROWS), self.allotment.limit_bytes):
-            cores -= 1  # rather slowly than not at all
+        # One task with batches that are worth their turns is faster than two with tiny ones.
+        decent_rows = _LEAST_ROWS_A_TASK * self._least_window
+        while cores > 1 and not fits(self._needs(source, decent_rows), self.allotment.limit_bytes):
+            cores -= 1
             self._decide_tasks(cores)
 
         self.batch_bytes_per_row = max(1.0, read_bytes + out_bytes)
@@ -165,12 +168,14 @@ class PreparedRun:
         if self.fused:
             self.source_tasks = self.workers
             self.processor_tasks = 0
-            self.window = self.allotment.window(self.source_tasks, 8 if self.in_memory else 4)
+            self._least_window = _LEAST_WINDOW
+            self.window = 8 if self.in_memory else 4
         else:
             limited = self.limit_rows is not None
             self.source_tasks = 1 if limited else max(1, min(len(self.partitions), cores))
             self.processor_tasks = cores if self._worker_steps else 0
             self.window = max(3, -(-2 * self.processor_tasks // self.source_tasks) + 1)
+            self._least_window = self.window
 
     @property
     def late_compile_s(self) -> float:
@@ -221,9 +226,9 @@ class PreparedRun:
 
         ``alone`` says that it has none on the way, so that nobody would wake it: then a single record will do.
         """
-        least_rows = self._least_rows(alone)
         # Where all share one output, sizes cost no memory, and say nothing about those of batches.
         rows = self.batcher.batch_size if self.contiguous is None else self.turn_rows
+        least_rows = self._least_rows(alone, rows)
         admit, bytes_per_row, window_rows = self.controller.admit, self.bytes_per_row, rows * self.window
         admission = admit(task, rows, bytes_per_row, least_rows=least_rows, window_rows=window_rows)
         if admission is None and self._goes_on_without_lost_devices():
@@ -235,7 +240,8 @@ class PreparedRun:
 
     def seconds_until_credits(self, task: str, *, alone: bool) -> float | None:
         """Return when to ask `admit` again, where time brings the credits that it lacked; None where bytes lack."""
-        rows, least_rows = self.batcher.batch_size, self._least_rows(alone)
+        rows = self.batcher.batch_size
+        least_rows = self._least_rows(alone, rows)
         reservation = self.budget.reserve(task, math.ceil(min(rows, least_rows) * self.bytes_per_row))
         if reservation is None:
             return None
@@ -288,6 +294,12 @@ class PreparedRun:
         if admission.reservation is not None:
             admission.reservation.correct(nbytes + math.ceil(rows * self._out_bytes_per_row))
 
+    def note_computed(self, admission: Admission, result: SharedDataBatch | None) -> None:
+        """Count of a batch no more than what is left of it: its input goes as soon as there is a result."""
+        reservation = admission.reservation
+        if reservation is not None:
+            reservation.correct(min(reservation.nbytes, 0 if result is None else result.nbytes))
+
     def refuse_record(self, task: str) -> None:
         """Raise the error for a record that is never admitted: a device is lost, or the limit leaves too little."""
         for device, reason in self.controller.lost_devices.items():
@@ -334,8 +346,9 @@ class PreparedRun:
         """Keep the batch size for the next run of the same work."""
         self.sizing.remember()
 
-    def _least_rows(self, alone: bool) -> int:
-        return 1 if alone else self.least_rows
+    def _least_rows(self, alone: bool, rows: int) -> int:
+        """Return how many of ``rows`` records are worth a batch: where others are on the way, it can wait."""
+        return 1 if alone else max(self.least_rows, rows // 2)
 
     def _bound_batches(self) -> None:
         """Tell the batcher how many rows the memory of one batch has room for."""
@@ -402,9 +415,15 @@ class PreparedRun:
         self.needs = self._needs(source, self.least_rows)
         require_feasible(self.needs, self.budget.limit_bytes, self.least_rows)
         standing = standing_needs(source, self.source_name, self.plan.sink, self.sink_name, tasks)
+        if self.budget.limit_bytes is not None:
+            kept = self.allotment.kept_by_allocators()
+            standing += kept
+            self.needs += kept
         self._standing_needs = standing
         self._standing: list[Reservation] = []
-        self._batch_bytes = self.allotment.batch_bytes(standing, tasks, self.window)
+        self._batch_bytes, self.window = self.allotment.batches(
+            standing, tasks, self._least_window, self.window
+        )
         self._bound_batches()
         if self.budget.limit_bytes is not None:
             for task in self.source_task_names:

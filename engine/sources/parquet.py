@@ -48,7 +48,7 @@ _MOST_STORED_BLOCKS = 4
 _PAGES_BYTES = 2 * 2**20  # of one column: the dictionary and a page, which writers keep to 1 MiB each
 # Polars' allocator keeps what decoding has freed, and cannot be told to give it back: lineitem with its texts at SF10,
 # in 64 MB, let the process grow by 80 MB in 35 s, and by 71 MB in 54 s with PyArrow (`benchmarks/control/memory.py`).
-_LEAST_POLARS_BLOCK_BYTES = 6 * 2**20
+_LEAST_POLARS_BLOCK_BYTES = 8 * 2**20
 # A row group whose tables would take more than so many blocks is decoded in stretches, which costs time.
 _STRETCHED_BLOCKS = 2.5
 # What a decoder makes on the way to a table, the table, and what its allocator keeps for a while (growth of the
