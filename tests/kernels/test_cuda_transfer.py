@@ -146,7 +146,8 @@ def test_results_lie_beside_each_other(kinds: str, rows: int) -> None:
     places = ResultPlaces(results)
     start = 4096
     taken: list[tuple[int, int, bool]] = []
-    for out, (values, validity) in zip(results, places.places(rows, start), strict=True):
+    slots = places.slots(rows, start)
+    for out, values, validity in zip(results, slots[::2], slots[1::2], strict=True):
         bitmap_bytes = -(-rows // 64) * 8  # kernels write whole words
         taken.append((values, bitmap_bytes if out.is_bits else rows * out.width_bytes, out.is_bits))
         assert (validity == 0) is not out.has_validity
