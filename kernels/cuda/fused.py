@@ -36,7 +36,7 @@ from dataflare.kernels.llvm.strings import result_bytes
 from dataflare.kernels.llvm.target import MATH_FUNCTIONS
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.dictionaries import DictionaryCache, Entries, nulls_in_indices
-from dataflare.kernels.memory.pool import HostBlock, default_pool
+from dataflare.kernels.memory.pool import default_pool
 from dataflare.kernels.udf.ir import StringOp, nodes_of
 from dataflare.kernels.udf.program import Lowered, RecordProgram, columns_of
 
@@ -249,9 +249,8 @@ class _Variant:
         self._pack_results = struct.Struct(f"<{2 * len(layout.outputs)}q").pack
         self._pack_trailing = struct.Struct(f"<{trailing}q").pack
         self._head_bytes = 8 * (layout.counters + 1)  # the counters, and how many records a filter kept
-        self._read_head = struct.Struct(f"<{layout.counters + 1}q")
+        self._counters = ctypes.c_int64 * layout.counters
         self._has_head = self._filters or layout.counters > 0
-        self._no_counters = (0,) * layout.counters
         self._no_results = bytes(16 * len(layout.outputs))
         self._drops = len(lowered.null_drops)
         self._results = ResultColumns(
@@ -315,10 +314,10 @@ class _Variant:
         backend.launch(select, grid, BLOCK_THREADS, inputs + self._no_results + trailing, stream)
         count_address = base + 8 * layout.counters
         self._owner.launcher.add_up(sums, places.segments, count_address, stream)
-        kept = default_pool().acquire(8)
-        backend.download(kept.address, count_address, 8, stream)
+        kept = ctypes.c_int64()
+        backend.download(ctypes.addressof(kept), count_address, 8, stream)
         backend.synchronize(stream)
-        count = ctypes.c_int64.from_address(kept.address).value
+        count = kept.value
         results = self._of_results.slots(count, start)
         if results:
             arguments = inputs + self._pack_results(*results) + trailing
@@ -343,7 +342,7 @@ class _Variant:
         here = block.address
         self._backend.download(here, base, nbytes, stream)
         self._backend.synchronize(stream)
-        counters = self._head(block)[:-1] if self._has_head else self._no_counters
+        counters = self._counters.from_address(here)[:] if self._has_head else ()
         chosen = None
         if self._layout.selection is not None:
             chosen = Selection(here + places.selection, block, places.num_rows)
@@ -357,15 +356,12 @@ class _Variant:
         made = self._results.columns(written, count, counters, columns, chosen)
         return ProgramResult(made, count, sum(counters[: self._drops]))
 
-    def _head(self, head: HostBlock) -> tuple[int, ...]:
-        return self._read_head.unpack(ctypes.string_at(head.address, self._head_bytes))
-
     def _without_kernel(self, columns: Sequence[HostColumn], num_rows: int) -> ProgramResult:
         """Return the result of no rows, or of a program that hands every column on."""
         block = default_pool().acquire(0)
         written: list[Written] = [(block.address, 0, block, None) for _ in self._layout.outputs]
         chosen = Selection(block.address, block, num_rows) if self._layout.selection is not None else None
-        results = self._results.columns(written, num_rows, self._no_counters, columns, chosen)
+        results = self._results.columns(written, num_rows, (), columns, chosen)
         return ProgramResult(results, num_rows, 0)
 
 
