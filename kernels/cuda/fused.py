@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from dataflare.kernels.backend import InputBlock, ProgramResult, SharedRun
@@ -28,7 +29,14 @@ from dataflare.kernels.cuda.placing import ResultPlaces
 from dataflare.kernels.cuda.primitives import running_sum_kernel
 from dataflare.kernels.cuda.ptx import image_of
 from dataflare.kernels.cuda.recovery import Recovery
-from dataflare.kernels.cuda.transfer import SizedPlan, Upload, aligned_bytes, plan_of, string_planner
+from dataflare.kernels.cuda.transfer import (
+    DictionaryTables,
+    SizedPlan,
+    Upload,
+    aligned_bytes,
+    plan_of,
+    string_planner,
+)
 from dataflare.kernels.errors import CompileError, SchemaError
 from dataflare.kernels.llvm.layout import ColumnForm, string_form
 from dataflare.kernels.llvm.results import ResultColumns, Selection, Written
@@ -84,6 +92,7 @@ class CudaProgram:
         self._read_dictionaries = program.read_dictionaries
         self._exchanged: DictionaryCache[Entries] = DictionaryCache()
         self._tables: DictionaryCache[DeviceBlock] = DictionaryCache(_MAX_TABLES)
+        self._op_numbers: dict[StringOp, int] = {}
         self._table_texts: dict[tuple[StringOp, ColumnForm], KernelText] = {}
         self._held: dict[KernelText, LoadedKernel] = {}
         self._compiled_anew: bool | None = None
@@ -167,13 +176,19 @@ class CudaProgram:
                 self.compile_s += time.perf_counter() - start
         return kernel
 
-    def dictionary_table(self, op: StringOp, dictionary: HostColumn) -> DeviceBlock:
-        """Return the results of a string operation for each distinct value, computed once per dictionary."""
-        known = self._tables.find(op, dictionary)
+    def tables_of(self, op: StringOp) -> DictionaryTables:
+        """Return what gives the results of a string operation for each distinct value, computed once per dictionary."""
+        with self._lock:
+            number = self._op_numbers.setdefault(op, len(self._op_numbers))
+        return partial(self._table, number, op)
+
+    def _table(self, number: int, op: StringOp, dictionary: HostColumn) -> DeviceBlock:
+        """Return the table of an operation, which is known by its number: some take microseconds to be hashed."""
+        known = self._tables.find(number, dictionary)
         if known is not None:
             return known
         block = self._computed_table(op, dictionary)
-        self._tables.keep(op, dictionary, block)
+        self._tables.keep(number, dictionary, block)
         return block
 
     def _computed_table(self, op: StringOp, dictionary: HostColumn) -> DeviceBlock:
@@ -237,7 +252,7 @@ class _Variant:
         if self._filters:
             read.update(out.output.carried for out in layout.outputs if out.output.carried is not None)
         self._plans = tuple(
-            plan_of(layout.columns[number], owner.dictionary_table, is_read=number in read)
+            plan_of(layout.columns[number], owner.tables_of, is_read=number in read)
             for number in owner.program.columns
         )
         self._thread_rows = 1 if self._filters or self._kernels.writes_bits else self._kernels.group_rows

@@ -239,9 +239,8 @@ class _Run:
 
     def _uploaded(self, layout: ColumnLayout, column: HostColumn) -> list[int]:
         """Copy what a kernel needs of a column in host memory: of nested types the validity."""
-        tables = self._variant.compiled.dictionary_table
         upload = Upload(self._rows)
-        upload.columns([plan_of(layout, tables).sized(self._rows)], [column])
+        upload.columns([plan_of(layout, self._variant.compiled.tables_of).sized(self._rows)], [column])
         self._keep.append(upload)
         return upload.send(self._backend, self._scratch(upload.end_bytes).address, self.stream)
 
@@ -258,7 +257,7 @@ class _Run:
             return [*slots, column.data_address, column.table]
         if form is ColumnForm.DICTIONARY:
             assert column.dictionary is not None
-            tables = [self._variant.compiled.dictionary_table(op, column.dictionary) for op in layout.tables]
+            tables = [self._variant.compiled.tables_of(op)(column.dictionary) for op in layout.tables]
             self._keep += tables
             return [*slots, column.data_address, *(table.address for table in tables)]
         width = 8 if form is ColumnForm.STRING64 else 4

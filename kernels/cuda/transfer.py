@@ -73,14 +73,8 @@ class Upload:
 
     def stretch(self, address: int, nbytes: int, minus: int = 0) -> None:
         """Plan to copy a stretch of host memory; the next slot is its address on the device, less ``minus``."""
-        slots, place = self.slots, self.end_bytes
-        self._relative.append(len(slots))
-        slots.append(place - minus)
-        if nbytes:
-            self._stretches.append((place, address, nbytes))
-            self.end_bytes = place + ((nbytes + _PADDING) & _ALIGNED)
-        else:  # nothing is read, but an address is an address
-            self.end_bytes = place + ALIGNMENT_BYTES
+        self._relative.append(len(self.slots))
+        self.slots.append(self._place(address, nbytes) - minus)
 
     def validity(self, column: HostColumn) -> None:
         """Plan to copy the validity of a column; the next slots are its address and the bit it begins at."""
@@ -105,25 +99,27 @@ class Upload:
         Validity and values of a fixed width are most of what batches have. They are planned here, as `bits` and
         `stretch` would do it, for calls and sizes that follow from the number of rows take half of the time.
         """
-        slots, stretches, relative = self.slots, self._stretches, self._relative
+        slots, stretches, relative, end = self.slots, self._stretches, self._relative, self.end_bytes
         bits_and_7 = self.num_rows + 7
         bitmap_step = aligned_bytes((bits_and_7 + 7) >> 3)  # wherever in a byte the bits begin
         for (width_bytes, nbytes, step_bytes, more), column in zip(plans, columns, strict=True):
             if width_bytes:
-                place, number, offset, addresses = self.end_bytes, len(slots), column.offset, column.addresses
+                number, offset, addresses = len(slots), column.offset, column.addresses
                 if column.null_count:
                     bit = offset & 7
-                    stretches.append((place, addresses[0] + (offset >> 3), (bits_and_7 + bit) >> 3))
-                    validity, place = place, place + bitmap_step
-                    slots += (validity, bit, place)
+                    stretches.append((end, addresses[0] + (offset >> 3), (bits_and_7 + bit) >> 3))
+                    slots += (end, bit, end := end + bitmap_step)
                     relative += (number, number + 2)
                 else:
-                    slots += (0, 0, place)
+                    slots += (0, 0, end)
                     relative.append(number + 2)
-                stretches.append((place, addresses[1] + offset * width_bytes, nbytes))
-                self.end_bytes = place + step_bytes
+                stretches.append((end, addresses[1] + offset * width_bytes, nbytes))
+                end += step_bytes
             if more is not None:
+                self.end_bytes = end
                 more(column, self)
+                end = self.end_bytes
+        self.end_bytes = end
 
     def buffers(self, parts: Sequence[tuple[int, int, int]]) -> None:
         """Plan to copy parts of buffers; the next slot is the address of a table of the buffers' addresses.
@@ -161,8 +157,8 @@ def aligned_bytes(nbytes: int) -> int:
     return (nbytes + _PADDING) & _ALIGNED
 
 
-DictionaryTables = Callable[[StringOp, HostColumn], DeviceBlock]
-"""Returns the results of a string operation for each value of a dictionary, on the device."""
+DictionaryTables = Callable[[HostColumn], DeviceBlock]
+"""Returns the results of one string operation for each value of a dictionary, on the device."""
 
 Planner = Callable[[HostColumn, Upload], None]
 """Plans to copy what a kernel reads of one input column."""
@@ -186,14 +182,18 @@ SizedPlan = tuple[int, int, int, Planner | None]
 """A `ColumnPlan` for a number of rows: bytes of a value, of all values, what these take in a block, and the rest."""
 
 
-def plan_of(layout: ColumnLayout, tables: DictionaryTables, *, is_read: bool = True) -> ColumnPlan:
+def plan_of(
+    layout: ColumnLayout, tables_of: Callable[[StringOp], DictionaryTables], *, is_read: bool = True
+) -> ColumnPlan:
     """Return how the slots of one input column are planned; one that no kernel reads stays where it is."""
     if not is_read:
         return ColumnPlan(0, _unread_planner(layout.slots))
     if layout.form is ColumnForm.NONE:
         return ColumnPlan(0, _only_validity)
     if layout.form is ColumnForm.DICTIONARY:
-        return ColumnPlan(stored_bytes(layout.type) or 0, _tables_planner(layout.tables, tables))
+        return ColumnPlan(
+            stored_bytes(layout.type) or 0, _tables_planner([tables_of(op) for op in layout.tables])
+        )
     if layout.form is ColumnForm.FIXED:
         return ColumnPlan(fixed_width_bytes(layout.type) or 0, None)
     if layout.form is ColumnForm.BITS:
@@ -249,18 +249,18 @@ def _bits(column: HostColumn, upload: Upload) -> None:
     upload.bits(column.addresses[1], column.offset)
 
 
-def _tables_planner(ops: Sequence[StringOp], tables: DictionaryTables) -> Planner | None:
-    if not ops:
+def _tables_planner(tables_of_ops: Sequence[DictionaryTables]) -> Planner | None:
+    if not tables_of_ops:
         return None
 
-    def results(column: HostColumn, upload: Upload) -> None:
+    def tables(column: HostColumn, upload: Upload) -> None:
         dictionary = column.dictionary
-        for op in ops:
-            table = tables(op, dictionary)
+        for table_of in tables_of_ops:
+            table = table_of(dictionary)
             upload.keep.append(table)
             upload.slots.append(table.address)
 
-    return results
+    return tables
 
 
 def _decoded_planner(value_type: pa.DataType) -> Planner:
