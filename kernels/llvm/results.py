@@ -7,7 +7,7 @@ records are kept; strings that a function chooses among are taken where the kern
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,20 +24,11 @@ Written = tuple[int, int, object, object]
 """The addresses of the values of a result and of its validity, 0 if it has none, and what keeps the memory of each."""
 
 
-class _Field(NamedTuple):
-    """A result: where it comes from, and what is to be done besides describing what code wrote."""
-
-    type: pa.DataType
-    position: int | None
-    """Its place among those that code writes; None where code does not write it."""
-    counter: int | None
-    """The counter of its valid values, if it has a validity."""
-    source: int | None
-    """Where in the columns that a program is given that is which it hands on."""
-    moves_views: bool
-    moves_indices: bool
-    chosen: Output | None
-    """What the numbers that code writes choose among, for strings."""
+_Field = tuple[pa.DataType, int | None, int | None, int | None, bool, bool, Output | None]
+"""A result: its type, its place among those that code writes, the counter of its valid values, where in the columns
+that a program is given that is which it hands on, whether it has views or indices that were moved, and what the numbers
+that code wrote choose among. A plain tuple, since one of a class of its own takes Python longer to unpack.
+"""
 
 
 class ResultColumns:
@@ -58,7 +49,7 @@ class ResultColumns:
     def _field(self, output: Output, position: int | None) -> _Field:
         stored = pa.int32() if output.sources else output.type
         is_moved = output.carried is not None and position is not None
-        return _Field(
+        return (
             stored,
             position,
             None if position is None else self._layout.outputs[position].counter,
