@@ -350,6 +350,7 @@ class _Variant:
     ) -> ProgramResult:
         """Copy what kernels wrote to host memory, in one stretch, as much of it as there are rows.
 
+        ``results`` are the slots of the result's columns; in host memory these lie in the same places of the block.
         The columns share the block that it comes into, as those of a message do in Arrow's own formats.
         """
         nbytes = places.results + self._of_results.nbytes(count)

@@ -96,18 +96,18 @@ class Upload:
     def columns(self, plans: Sequence[SizedPlan], columns: Sequence[HostColumn]) -> None:
         """Plan to copy columns, each by its plan for so many rows; the next slots are those of all.
 
-        Validity and values of a fixed width are most of what batches have. They are planned here, as `bits` and
-        `stretch` would do it, for calls and sizes that follow from the number of rows take half of the time.
+        Validity and values of a fixed width, most of what batches have, are planned here as `bits` and `stretch` do
+        it: without a call for each column, and with the sizes that follow from the number of rows known.
         """
         slots, stretches, relative, end = self.slots, self._stretches, self._relative, self.end_bytes
-        bits_and_7 = self.num_rows + 7
-        bitmap_step = aligned_bytes((bits_and_7 + 7) >> 3)  # wherever in a byte the bits begin
+        rows_and_7 = self.num_rows + 7
+        bitmap_step = aligned_bytes((rows_and_7 + 7) >> 3)  # wherever in a byte a bitmap begins
         for (width_bytes, nbytes, step_bytes, more), column in zip(plans, columns, strict=True):
             if width_bytes:
                 number, offset, addresses = len(slots), column.offset, column.addresses
                 if column.null_count:
                     bit = offset & 7
-                    stretches.append((end, addresses[0] + (offset >> 3), (bits_and_7 + bit) >> 3))
+                    stretches.append((end, addresses[0] + (offset >> 3), (rows_and_7 + bit) >> 3))
                     slots += (end, bit, end := end + bitmap_step)
                     relative += (number, number + 2)
                 else:
