@@ -14,7 +14,9 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from dataflare.kernels.backend import InputBlock, ProgramResult, SharedRun
 from dataflare.kernels.cuda.arena import arena_of
@@ -27,7 +29,14 @@ from dataflare.kernels.cuda.placing import ResultPlaces
 from dataflare.kernels.cuda.primitives import running_sum_kernel
 from dataflare.kernels.cuda.ptx import image_of
 from dataflare.kernels.cuda.recovery import Recovery
-from dataflare.kernels.cuda.transfer import Upload, aligned_bytes, planner, string_planner
+from dataflare.kernels.cuda.transfer import (
+    DictionaryTables,
+    SizedPlan,
+    Upload,
+    aligned_bytes,
+    plan_of,
+    string_planner,
+)
 from dataflare.kernels.errors import CompileError, SchemaError
 from dataflare.kernels.llvm.layout import ColumnForm, string_form
 from dataflare.kernels.llvm.results import ResultColumns, Selection, Written
@@ -35,7 +44,7 @@ from dataflare.kernels.llvm.strings import result_bytes
 from dataflare.kernels.llvm.target import MATH_FUNCTIONS
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.dictionaries import DictionaryCache, Entries, nulls_in_indices
-from dataflare.kernels.memory.pool import HostBlock, default_pool
+from dataflare.kernels.memory.pool import default_pool
 from dataflare.kernels.udf.ir import StringOp, nodes_of
 from dataflare.kernels.udf.program import Lowered, RecordProgram, columns_of
 
@@ -83,6 +92,7 @@ class CudaProgram:
         self._read_dictionaries = program.read_dictionaries
         self._exchanged: DictionaryCache[Entries] = DictionaryCache()
         self._tables: DictionaryCache[DeviceBlock] = DictionaryCache(_MAX_TABLES)
+        self._op_numbers: dict[StringOp, int] = {}
         self._table_texts: dict[tuple[StringOp, ColumnForm], KernelText] = {}
         self._held: dict[KernelText, LoadedKernel] = {}
         self._compiled_anew: bool | None = None
@@ -166,13 +176,19 @@ class CudaProgram:
                 self.compile_s += time.perf_counter() - start
         return kernel
 
-    def dictionary_table(self, op: StringOp, dictionary: HostColumn) -> DeviceBlock:
-        """Return the results of a string operation for each distinct value, computed once per dictionary."""
-        known = self._tables.find(op, dictionary)
+    def tables_of(self, op: StringOp) -> DictionaryTables:
+        """Return what gives the results of a string operation for each distinct value, computed once per dictionary."""
+        with self._lock:
+            number = self._op_numbers.setdefault(op, len(self._op_numbers))
+        return partial(self._table, number, op)
+
+    def _table(self, number: int, op: StringOp, dictionary: HostColumn) -> DeviceBlock:
+        """Return the table of an operation, which is known by its number: some take microseconds to be hashed."""
+        known = self._tables.find(number, dictionary)
         if known is not None:
             return known
         block = self._computed_table(op, dictionary)
-        self._tables.keep(op, dictionary, block)
+        self._tables.keep(number, dictionary, block)
         return block
 
     def _computed_table(self, op: StringOp, dictionary: HostColumn) -> DeviceBlock:
@@ -195,7 +211,8 @@ class CudaProgram:
         return block
 
 
-class _Places(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Places:
     """What follows from the number of rows of a batch: where in its block everything lies, and how large grids are.
 
     Counters come first, then, where the host needs them, the bits of who is kept, then the results: what comes back
@@ -211,6 +228,7 @@ class _Places(NamedTuple):
     sums: int
     end: int
     grid: int
+    plans: tuple[SizedPlan, ...]
 
 
 class _Variant:
@@ -233,18 +251,22 @@ class _Variant:
         read = columns_of([node for _, node in lowered.roots])
         if self._filters:
             read.update(out.output.carried for out in layout.outputs if out.output.carried is not None)
-        self._planners = tuple(
-            planner(layout.columns[number], owner.dictionary_table, is_read=number in read)
+        self._plans = tuple(
+            plan_of(layout.columns[number], owner.tables_of, is_read=number in read)
             for number in owner.program.columns
         )
         self._thread_rows = 1 if self._filters or self._kernels.writes_bits else self._kernels.group_rows
         self._of_results = ResultPlaces(layout.outputs)
-        self._pack = struct.Struct(f"<{self._kernels.slots}q").pack
+        trailing = self._kernels.slots - layout.slots + (layout.selection is not None)
+        self._pack_inputs = struct.Struct(
+            f"<{self._kernels.slots - trailing - 2 * len(layout.outputs)}q"
+        ).pack
+        self._pack_results = struct.Struct(f"<{2 * len(layout.outputs)}q").pack
+        self._pack_trailing = struct.Struct(f"<{trailing}q").pack
         self._head_bytes = 8 * (layout.counters + 1)  # the counters, and how many records a filter kept
-        self._read_head = struct.Struct(f"<{layout.counters + 1}q")
+        self._counters = ctypes.c_int64 * layout.counters
         self._has_head = self._filters or layout.counters > 0
-        self._no_counters = (0,) * layout.counters
-        self._no_results = (0, 0) * len(layout.outputs)
+        self._no_results = bytes(16 * len(layout.outputs))
         self._drops = len(lowered.null_drops)
         self._results = ResultColumns(
             lowered, layout, {number: i for i, number in enumerate(owner.program.columns)}
@@ -265,7 +287,8 @@ class _Variant:
         if self._filters and (bits := self._of_results.bitmap_bytes(num_rows)):
             zeroed_bytes = results + bits
         grid = grid_of(self._backend, num_rows // self._thread_rows)
-        return _Places(num_rows, selection, results, zeroed_bytes, segments, sums, end, grid)
+        plans = tuple(plan.sized(num_rows) for plan in self._plans)
+        return _Places(num_rows, selection, results, zeroed_bytes, segments, sums, end, grid, plans)
 
     def run(self, columns: Sequence[HostColumn], num_rows: int) -> ProgramResult:
         if not num_rows or not self.texts:
@@ -276,49 +299,58 @@ class _Variant:
         if places.num_rows != num_rows:
             places = self._places = self._places_for(num_rows)
         upload = Upload(num_rows, places.end)
-        for plan, column in zip(self._planners, columns, strict=True):
-            plan(column, upload)
+        upload.columns(places.plans, columns)
         backend = self._backend
         block = self._arena.acquire(upload.end_bytes)
         base, stream = block.address, backend.stream()
         with settled(backend, stream):
-            slots = [num_rows, base, *upload.send(backend, base, stream)]
+            inputs = self._pack_inputs(num_rows, base, *upload.send(backend, base, stream))
             if places.zeroed_bytes:
                 backend.zero(base, places.zeroed_bytes, stream)
-            count = self._launch(self._loaded, places, slots, base, stream)
-            return self._collect(columns, places, count, base, stream)
+            count, results = self._launch(self._loaded, places, inputs, base, stream)
+            return self._collect(columns, places, count, results, base, stream)
 
     def _launch(
-        self, kernels: tuple[Any, ...], places: _Places, slots: list[int], base: int, stream: Any
-    ) -> int:
-        """Run the kernels; return the rows of the result. ``slots`` are those before the results."""
+        self, kernels: tuple[Any, ...], places: _Places, inputs: bytes, base: int, stream: Any
+    ) -> tuple[int, list[int]]:
+        """Run the kernels; return the rows of the result, and the slots of its columns.
+
+        ``inputs`` is the argument block up to the results.
+        """
         backend, layout = self._backend, self._layout
-        grid, results = places.grid, base + places.results
+        grid, start = places.grid, base + places.results
         if not self._filters:
-            for place in self._of_results.places(places.num_rows, results):
-                slots += place
-            backend.launch(kernels[0], grid, BLOCK_THREADS, self._pack(*slots), stream)
-            return places.num_rows
+            results = self._of_results.slots(places.num_rows, start)
+            backend.launch(kernels[0], grid, BLOCK_THREADS, inputs + self._pack_results(*results), stream)
+            return places.num_rows, results
         bits, sums = base + places.selection, base + places.sums
-        last = (bits, sums) if layout.selection is None else (bits, bits, sums)
+        trailing = self._pack_trailing(*((bits, sums) if layout.selection is None else (bits, bits, sums)))
         select, write = kernels
-        backend.launch(select, grid, BLOCK_THREADS, self._pack(*slots, *self._no_results, *last), stream)
-        self._owner.launcher.add_up(sums, places.segments, base + 8 * layout.counters, stream)
-        head = default_pool().acquire(self._head_bytes)
-        backend.download(head.address, base, self._head_bytes, stream)
+        backend.launch(select, grid, BLOCK_THREADS, inputs + self._no_results + trailing, stream)
+        count_address = base + 8 * layout.counters
+        self._owner.launcher.add_up(sums, places.segments, count_address, stream)
+        kept = ctypes.c_int64()
+        backend.download(ctypes.addressof(kept), count_address, 8, stream)
         backend.synchronize(stream)
-        count = self._head(head)[-1]
-        if layout.outputs:
-            for place in self._of_results.places(count, results):
-                slots += place
-            backend.launch(write, grid, BLOCK_THREADS, self._pack(*slots, *last), stream)
-        return count
+        count = kept.value
+        results = self._of_results.slots(count, start)
+        if results:
+            arguments = inputs + self._pack_results(*results) + trailing
+            backend.launch(write, grid, BLOCK_THREADS, arguments, stream)
+        return count, results
 
     def _collect(
-        self, columns: Sequence[HostColumn], places: _Places, count: int, base: int, stream: Any
+        self,
+        columns: Sequence[HostColumn],
+        places: _Places,
+        count: int,
+        results: list[int],
+        base: int,
+        stream: Any,
     ) -> ProgramResult:
         """Copy what kernels wrote to host memory, in one stretch, as much of it as there are rows.
 
+        ``results`` are the slots of the result's columns; in host memory these lie in the same places of the block.
         The columns share the block that it comes into, as those of a message do in Arrow's own formats.
         """
         nbytes = places.results + self._of_results.nbytes(count)
@@ -326,27 +358,26 @@ class _Variant:
         here = block.address
         self._backend.download(here, base, nbytes, stream)
         self._backend.synchronize(stream)
-        counters = self._head(block)[:-1] if self._has_head else self._no_counters
+        counters = self._counters.from_address(here)[:] if self._has_head else ()
         chosen = None
         if self._layout.selection is not None:
             chosen = Selection(here + places.selection, block, places.num_rows)
             chosen.kept = count
+        moved = here - base
+        slots = iter(results)
         written = [
-            (values, validity, block, block)
-            for values, validity in self._of_results.places(count, here + places.results)
+            (values + moved, validity and validity + moved, block, block)
+            for values, validity in zip(slots, slots, strict=True)
         ]
-        results = self._results.columns(written, count, counters, columns, chosen)
-        return ProgramResult(results, count, sum(counters[: self._drops]))
-
-    def _head(self, head: HostBlock) -> tuple[int, ...]:
-        return self._read_head.unpack(ctypes.string_at(head.address, self._head_bytes))
+        made = self._results.columns(written, count, counters, columns, chosen)
+        return ProgramResult(made, count, sum(counters[: self._drops]))
 
     def _without_kernel(self, columns: Sequence[HostColumn], num_rows: int) -> ProgramResult:
         """Return the result of no rows, or of a program that hands every column on."""
         block = default_pool().acquire(0)
         written: list[Written] = [(block.address, 0, block, None) for _ in self._layout.outputs]
         chosen = Selection(block.address, block, num_rows) if self._layout.selection is not None else None
-        results = self._results.columns(written, num_rows, self._no_counters, columns, chosen)
+        results = self._results.columns(written, num_rows, (), columns, chosen)
         return ProgramResult(results, num_rows, 0)
 
 

@@ -41,8 +41,8 @@ class ResultPlaces:
         """Return the bytes of all results."""
         return self.bitmap_bytes(rows) + self._row_bytes * _whole(rows)
 
-    def places(self, rows: int, start: int) -> list[tuple[int, int]]:
-        """Return where the values and the validity of each result are; 0 for no validity.
+    def slots(self, rows: int, start: int) -> list[int]:
+        """Return where the values and the validity of each result are, in turn; 0 for no validity.
 
         Parameters
         ----------
@@ -51,13 +51,13 @@ class ResultPlaces:
         """
         each, whole = _bitmap_bytes(rows), _whole(rows)
         values = start + self._bitmaps * each
-        return [
-            (
+        slots: list[int] = []
+        for is_bits, before, validity in self._results:
+            slots += (
                 start + before * each if is_bits else values + before * whole,
                 0 if validity is None else start + validity * each,
             )
-            for is_bits, before, validity in self._results
-        ]
+        return slots
 
 
 def _bitmap_bytes(rows: int) -> int:

@@ -24,7 +24,7 @@ from dataflare.kernels.cuda.fused import CudaProgram
 from dataflare.kernels.cuda.kernel_text import KernelText
 from dataflare.kernels.cuda.launching import LoadedKernel, launcher_of
 from dataflare.kernels.cuda.taking import GatheredStrings, bitmap_slots, integers_at, take_values
-from dataflare.kernels.cuda.transfer import Upload, planner
+from dataflare.kernels.cuda.transfer import Upload, plan_of
 from dataflare.kernels.errors import DeviceMemoryError, SchemaError
 from dataflare.kernels.llvm.layout import ColumnForm, ColumnLayout, OutputLayout, is_view
 from dataflare.kernels.llvm.results import Selection
@@ -239,9 +239,8 @@ class _Run:
 
     def _uploaded(self, layout: ColumnLayout, column: HostColumn) -> list[int]:
         """Copy what a kernel needs of a column in host memory: of nested types the validity."""
-        tables = self._variant.compiled.dictionary_table
         upload = Upload(self._rows)
-        planner(layout, tables)(column, upload)
+        upload.columns([plan_of(layout, self._variant.compiled.tables_of).sized(self._rows)], [column])
         self._keep.append(upload)
         return upload.send(self._backend, self._scratch(upload.end_bytes).address, self.stream)
 
@@ -258,7 +257,7 @@ class _Run:
             return [*slots, column.data_address, column.table]
         if form is ColumnForm.DICTIONARY:
             assert column.dictionary is not None
-            tables = [self._variant.compiled.dictionary_table(op, column.dictionary) for op in layout.tables]
+            tables = [self._variant.compiled.tables_of(op)(column.dictionary) for op in layout.tables]
             self._keep += tables
             return [*slots, column.data_address, *(table.address for table in tables)]
         width = 8 if form is ColumnForm.STRING64 else 4

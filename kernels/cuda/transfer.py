@@ -2,7 +2,7 @@
 
 Only what the rows of a batch refer to is moved: a slice's own values, bits and offsets, of a string column the bytes
 between the first and the last offset, of views those between the first and the last byte of each buffer that a row
-points to. What follows from types alone is decided once, by `planner`.
+points to. What follows from types alone is decided once, by `plan_of`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -26,7 +26,15 @@ from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.trimming import used_ranges
 from dataflare.kernels.udf.ir import StringOp
 
-__all__ = ["DictionaryTables", "Planner", "Upload", "aligned_bytes", "planner", "string_planner"]
+__all__ = [
+    "ColumnPlan",
+    "DictionaryTables",
+    "Planner",
+    "Upload",
+    "aligned_bytes",
+    "plan_of",
+    "string_planner",
+]
 
 _PADDING, _ALIGNED = ALIGNMENT_BYTES - 1, -ALIGNMENT_BYTES
 _LOOK_BYTES_A_ROW = 64
@@ -34,7 +42,7 @@ _LOOK_BYTES_A_ROW = 64
 
 
 class Upload:
-    """What of a batch goes to a device: planned by a `Planner` for each column, then copied into one block by `send`.
+    """What of a batch goes to a device: planned column by column, then copied into one block by `send`.
 
     Parameters
     ----------
@@ -68,6 +76,13 @@ class Upload:
         self._relative.append(len(self.slots))
         self.slots.append(self._place(address, nbytes) - minus)
 
+    def validity(self, column: HostColumn) -> None:
+        """Plan to copy the validity of a column; the next slots are its address and the bit it begins at."""
+        if column.null_count:
+            self.bits(column.addresses[0], column.offset)
+        else:
+            self.slots += (0, 0)
+
     def bits(self, address: int, offset: int) -> None:
         """Plan to copy a bitmap from bit ``offset`` on; the next slots are its address and the bit it begins at."""
         slots = self.slots
@@ -78,27 +93,33 @@ class Upload:
         self._relative.append(len(slots))
         slots += (self._place(address + (offset >> 3), (bit + self.num_rows + 7) >> 3), bit)
 
-    def values(self, column: HostColumn, width_bytes: int) -> None:
-        """Plan to copy validity and values of a fixed width; the next slots are those of both.
+    def columns(self, plans: Sequence[SizedPlan], columns: Sequence[HostColumn]) -> None:
+        """Plan to copy columns, each by its plan for so many rows; the next slots are those of all.
 
-        As `bits` and `stretch` do it, in one: this is what most columns of most batches are.
+        Validity and values of a fixed width, most of what batches have, are planned here as `bits` and `stretch` do
+        it: without a call for each column, and with the sizes that follow from the number of rows known.
         """
-        slots, stretches, rows = self.slots, self._stretches, self.num_rows
-        number, place, offset, addresses = len(slots), self.end_bytes, column.offset, column.addresses
-        if column.null_count:
-            bit = offset & 7
-            nbytes = (bit + rows + 7) >> 3
-            stretches.append((place, addresses[0] + (offset >> 3), nbytes))
-            values = place + ((nbytes + _PADDING) & _ALIGNED)
-            slots += (place, bit, values)
-            self._relative += (number, number + 2)
-        else:
-            values = place
-            slots += (0, 0, values)
-            self._relative.append(number + 2)
-        nbytes = rows * width_bytes
-        stretches.append((values, addresses[1] + offset * width_bytes, nbytes))
-        self.end_bytes = values + ((nbytes + _PADDING) & _ALIGNED)
+        slots, stretches, relative, end = self.slots, self._stretches, self._relative, self.end_bytes
+        rows_and_7 = self.num_rows + 7
+        bitmap_step = aligned_bytes((rows_and_7 + 7) >> 3)  # wherever in a byte a bitmap begins
+        for (width_bytes, nbytes, step_bytes, more), column in zip(plans, columns, strict=True):
+            if width_bytes:
+                number, offset, addresses = len(slots), column.offset, column.addresses
+                if column.null_count:
+                    bit = offset & 7
+                    stretches.append((end, addresses[0] + (offset >> 3), (rows_and_7 + bit) >> 3))
+                    slots += (end, bit, end := end + bitmap_step)
+                    relative += (number, number + 2)
+                else:
+                    slots += (0, 0, end)
+                    relative.append(number + 2)
+                stretches.append((end, addresses[1] + offset * width_bytes, nbytes))
+                end += step_bytes
+            if more is not None:
+                self.end_bytes = end
+                more(column, self)
+                end = self.end_bytes
+        self.end_bytes = end
 
     def buffers(self, parts: Sequence[tuple[int, int, int]]) -> None:
         """Plan to copy parts of buffers; the next slot is the address of a table of the buffers' addresses.
@@ -136,28 +157,50 @@ def aligned_bytes(nbytes: int) -> int:
     return (nbytes + _PADDING) & _ALIGNED
 
 
-DictionaryTables = Callable[[StringOp, HostColumn], DeviceBlock]
-"""Returns the results of a string operation for each value of a dictionary, on the device."""
+DictionaryTables = Callable[[HostColumn], DeviceBlock]
+"""Returns the results of one string operation for each value of a dictionary, on the device."""
 
 Planner = Callable[[HostColumn, Upload], None]
 """Plans to copy what a kernel reads of one input column."""
 
 
-def planner(layout: ColumnLayout, tables: DictionaryTables, *, is_read: bool = True) -> Planner:
-    """Return what plans the slots of one input column; one that no kernel reads stays where it is."""
+class ColumnPlan(NamedTuple):
+    """How `Upload.columns` plans one input column."""
+
+    width_bytes: int
+    """Bytes of a value, for validity and values of a fixed width; 0 where ``more`` plans all that there is."""
+    more: Planner | None
+    """What plans the rest."""
+
+    def sized(self, num_rows: int) -> SizedPlan:
+        """Return the plan for batches of so many rows."""
+        nbytes = num_rows * self.width_bytes
+        return self.width_bytes, nbytes, aligned_bytes(nbytes), self.more
+
+
+SizedPlan = tuple[int, int, int, Planner | None]
+"""A `ColumnPlan` for a number of rows: bytes of a value, of all values, what these take in a block, and the rest."""
+
+
+def plan_of(
+    layout: ColumnLayout, tables_of: Callable[[StringOp], DictionaryTables], *, is_read: bool = True
+) -> ColumnPlan:
+    """Return how the slots of one input column are planned; one that no kernel reads stays where it is."""
     if not is_read:
-        return _unread_planner(layout.slots)
+        return ColumnPlan(0, _unread_planner(layout.slots))
     if layout.form is ColumnForm.NONE:
-        return _only_validity
+        return ColumnPlan(0, _only_validity)
     if layout.form is ColumnForm.DICTIONARY:
-        return _dictionary_planner(layout, tables)
+        return ColumnPlan(
+            stored_bytes(layout.type) or 0, _tables_planner([tables_of(op) for op in layout.tables])
+        )
     if layout.form is ColumnForm.FIXED:
-        return _fixed_planner(fixed_width_bytes(layout.type) or 0)
+        return ColumnPlan(fixed_width_bytes(layout.type) or 0, None)
     if layout.form is ColumnForm.BITS:
-        return _bits
+        return ColumnPlan(0, _bits)
     if pa.types.is_dictionary(layout.type):  # compared with another column
-        return _decoded_planner(layout.type.value_type)
-    return string_planner(layout.type)
+        return ColumnPlan(0, _decoded_planner(layout.type.value_type))
+    return ColumnPlan(0, string_planner(layout.type))
 
 
 def string_planner(data_type: pa.DataType) -> Planner:
@@ -168,18 +211,17 @@ def string_planner(data_type: pa.DataType) -> Planner:
     width_bytes, integer = (8, ctypes.c_int64) if form is ColumnForm.STRING64 else (4, ctypes.c_int32)
 
     def strings(column: HostColumn, upload: Upload) -> None:
-        _validity(column, upload)
+        upload.validity(column)
         _, offsets, data = column.addresses
-        rows = upload.num_rows
-        if not rows or not offsets:
+        if not upload.num_rows or not offsets:
             upload.stretch(0, 0)
             upload.stretch(0, 0)
             return
-        start = offsets + column.offset * width_bytes
+        start, offsets_bytes = offsets + column.offset * width_bytes, upload.num_rows * width_bytes
         first = integer.from_address(start).value
-        last = integer.from_address(start + rows * width_bytes).value
-        upload.stretch(start, (rows + 1) * width_bytes)
-        upload.stretch(data + first, last - first, minus=first)
+        last = integer.from_address(start + offsets_bytes).value
+        upload.stretch(start, offsets_bytes + width_bytes)
+        upload.stretch(data + first, last - first, first)
 
     return strings
 
@@ -193,45 +235,32 @@ def _unread_planner(slots: int) -> Planner:
     return unread
 
 
-def _validity(column: HostColumn, upload: Upload) -> None:
-    if column.null_count:
-        upload.bits(column.addresses[0], column.offset)
-    else:
-        upload.slots += (0, 0)
-
-
 def _only_validity(column: HostColumn, upload: Upload) -> None:
     if not column.null_count or column.addresses:
-        _validity(column, upload)
+        upload.validity(column)
         return
     buffer = column.to_arrow().buffers()[0]  # nested types
     upload.keep.append(buffer)
     upload.bits(0 if buffer is None else buffer.address, column.offset)
 
 
-def _fixed_planner(width_bytes: int) -> Planner:
-    def fixed(column: HostColumn, upload: Upload) -> None:
-        upload.values(column, width_bytes)
-
-    return fixed
-
-
 def _bits(column: HostColumn, upload: Upload) -> None:
-    _validity(column, upload)
+    upload.validity(column)
     upload.bits(column.addresses[1], column.offset)
 
 
-def _dictionary_planner(layout: ColumnLayout, tables: DictionaryTables) -> Planner:
-    index_bytes = stored_bytes(layout.type) or 0
+def _tables_planner(tables_of_ops: Sequence[DictionaryTables]) -> Planner | None:
+    if not tables_of_ops:
+        return None
 
-    def dictionary(column: HostColumn, upload: Upload) -> None:
-        upload.values(column, index_bytes)
-        for op in layout.tables:
-            table = tables(op, column.dictionary)
+    def tables(column: HostColumn, upload: Upload) -> None:
+        dictionary = column.dictionary
+        for table_of in tables_of_ops:
+            table = table_of(dictionary)
             upload.keep.append(table)
             upload.slots.append(table.address)
 
-    return dictionary
+    return tables
 
 
 def _decoded_planner(value_type: pa.DataType) -> Planner:
@@ -247,7 +276,7 @@ def _decoded_planner(value_type: pa.DataType) -> Planner:
 
 def _views(column: HostColumn, upload: Upload) -> None:
     """Plan views and what they point to; a kernel finds the buffers by a table of addresses."""
-    _validity(column, upload)
+    upload.validity(column)
     upload.stretch(column.addresses[1] + 16 * column.offset, 16 * upload.num_rows)
     array = column.to_arrow()
     texts = array.buffers()[2:]

@@ -7,12 +7,12 @@ records are kept; strings that a function chooses among are taken where the kern
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataflare.kernels.llvm.layout import OutputLayout, ProgramLayout, is_view
+from dataflare.kernels.llvm.layout import ProgramLayout, is_view
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.udf.program import Lowered, Output
 
@@ -24,15 +24,11 @@ Written = tuple[int, int, object, object]
 """The addresses of the values of a result and of its validity, 0 if it has none, and what keeps the memory of each."""
 
 
-class _Field(NamedTuple):
-    """A result, its layout and place among those that code writes, and what it writes."""
-
-    output: Output
-    out: Any  # an OutputLayout, or None where code does not write it
-    position: int | None
-    type: pa.DataType
-    moves_views: bool
-    moves_indices: bool
+_Field = tuple[pa.DataType, int | None, int | None, int | None, bool, bool, Output | None]
+"""A result: its type, its place among those that code writes, the counter of its valid values, where in the columns
+that a program is given that is which it hands on, whether it has views or indices that were moved, and what the numbers
+that code wrote choose among. A plain tuple, since one of a class of its own takes Python longer to unpack.
+"""
 
 
 class ResultColumns:
@@ -51,11 +47,17 @@ class ResultColumns:
         self._fields = tuple(self._field(output, places.get(id(output))) for output in lowered.outputs)
 
     def _field(self, output: Output, position: int | None) -> _Field:
-        out = None if position is None else self._layout.outputs[position]
         stored = pa.int32() if output.sources else output.type
         is_moved = output.carried is not None and position is not None
-        moves_views, moves_indices = is_view(stored), pa.types.is_dictionary(stored)
-        return _Field(output, out, position, stored, is_moved and moves_views, is_moved and moves_indices)
+        return (
+            stored,
+            position,
+            None if position is None else self._layout.outputs[position].counter,
+            None if output.carried is None else self._positions[output.carried],
+            is_moved and is_view(stored),
+            is_moved and pa.types.is_dictionary(stored),
+            output if output.sources else None,
+        )
 
     def columns(
         self,
@@ -81,44 +83,44 @@ class ResultColumns:
             Which rows were kept, where there are columns that the kernel did not move.
         """
         results = []
-        for output, out, position, data_type, moves_views, moves_indices in self._fields:
+        for data_type, position, counter, source, moves_views, moves_indices, output in self._fields:
             if position is None:
-                assert output.carried is not None
-                column = columns[self._positions[output.carried]]
+                assert source is not None
+                column = columns[source]
                 results.append(column if chosen is None else chosen.apply(column))
                 continue
             address, validity, owner, validity_owner = written[position]
-            nulls = count - counters[out.counter] if validity else 0
-            if nulls:
-                owner = owner if validity_owner is owner else (owner, validity_owner)
-            else:
-                validity = 0
+            nulls = 0
+            if validity:
+                assert counter is not None
+                nulls = count - counters[counter]
+                if not nulls:
+                    validity = 0
+                elif validity_owner is not owner:
+                    owner = (owner, validity_owner)
             if moves_views:
-                assert output.carried is not None
-                source = columns[self._positions[output.carried]]
-                results.append(_moved_views(source, address, validity, count, nulls, owner))
+                assert source is not None
+                results.append(_moved_views(columns[source], address, validity, count, nulls, owner))
                 continue
             dictionary = None
             if moves_indices:
-                assert output.carried is not None
-                dictionary = columns[self._positions[output.carried]].dictionary
+                assert source is not None
+                dictionary = columns[source].dictionary
             result = HostColumn(
                 data_type, count, 0, nulls, None, (validity, address), None, owner, None, dictionary
             )
-            if output.sources:
-                result = self._strings(out, result, columns, chosen)
-            results.append(result)
+            results.append(result if output is None else self._strings(output, result, columns, chosen))
         return tuple(results)
 
     def _strings(
-        self, out: OutputLayout, codes: HostColumn, columns: Sequence[HostColumn], chosen: Selection | None
+        self, output: Output, codes: HostColumn, columns: Sequence[HostColumn], chosen: Selection | None
     ) -> HostColumn:
         """Take each string of a result from the source that its code names."""
-        data_type = out.output.type
+        data_type = output.type
         if codes.length == 0:
             return HostColumn.from_arrow(pa.array([], data_type))
         sources: list[Any] = []
-        for leaf in out.output.sources:
+        for leaf in output.sources:
             if leaf.column is None:
                 sources.append(pa.scalar(leaf.text, data_type))
                 continue
@@ -126,7 +128,7 @@ class ResultColumns:
             if column.type != data_type:  # before the filter: Arrow has none for string views
                 column = HostColumn.from_arrow(column.to_arrow().cast(data_type))
             sources.append((column if chosen is None else chosen.apply(column)).to_arrow())
-        if len(sources) == 1 and out.output.sources[0].column is None:
+        if len(sources) == 1 and output.sources[0].column is None:
             sources = [pa.repeat(sources[0], codes.length)]
         return HostColumn.from_arrow(pc.choose(codes.to_arrow(), *sources))
 

@@ -17,6 +17,7 @@ from dataflare.kernels.cuda.fused import compile_cuda
 from dataflare.kernels.errors import DeviceMemoryError
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.pool import HostPool
+from dataflare.kernels.udf.ir import StringOp
 from dataflare.kernels.udf.program import RecordProgram, build_program
 from dataflare.kernels.udf.stages import FilterStage, MapStage
 
@@ -71,6 +72,28 @@ def test_batches_in_a_steady_state_take_no_new_memory(
     assert (backend.calls["acquire"], pool.statistics().allocations) == (device, host)
     assert backend.calls["load"] == loads
     assert arena_of(backend).acquisitions >= acquired + 10
+
+
+def test_batches_in_a_steady_state_hash_no_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operation has the tables of its automaton, which take longer to be hashed than a column to be planned."""
+    built = build_program(
+        [FilterStage(lambda r: not r.d.isalpha()), MapStage(lambda r: {"n": r.d.startswith("k")})],
+        BATCH.schema,
+    )
+    compiled = compile_cuda(built, FaultyBackend())
+    given = [HostColumn.from_arrow(BATCH.column(name)) for name in built.required_columns]
+    compiled.run(given, ROWS)
+    hashed: list[StringOp] = []
+
+    def noted_hash(op: StringOp) -> int:
+        hashed.append(op)
+        return id(op)
+
+    monkeypatch.setattr(StringOp, "__hash__", noted_hash)
+    compiled.run(given, ROWS)
+    assert not hashed
+    compiled.tables_of(StringOp("length", ()))
+    assert hashed
 
 
 def test_memory_goes_back_when_it_is_asked_for_and_with_the_backend() -> None:

@@ -87,6 +87,17 @@ def test_a_slice_moves_what_its_rows_refer_to(name: str, start: int) -> None:
     assert 0 < backend.uploaded_bytes <= 203 * row_bytes + 2 * 32 + 16
 
 
+@pytest.mark.parametrize("start", range(8))
+def test_a_bitmap_that_begins_inside_a_byte_does_not_reach_into_the_values(start: int) -> None:
+    rows = 2048  # 256 bytes of bits, which is what is aligned to, and one more where they begin inside a byte
+    numbers = pa.array([None if i % 3 == 0 else i for i in range(rows + 8)], pa.int64())
+    batch = pa.record_batch({"x": numbers, "y": numbers}).slice(start, rows)
+    program = build_program([MapStage(lambda r: {"z": r.x * 3 + r.y})], batch.schema)
+    found = run_compiled(compile_cuda(program, EmulatedBackend()), batch)
+    expected = [None if i % 3 == 0 else 4 * i for i in range(start, start + rows)]
+    assert found.batch["z"].to_pylist() == expected
+
+
 def test_views_under_nulls_may_point_anywhere() -> None:
     array = pa.array([None if i % 2 else text for i, text in enumerate(_TEXT)], pa.string_view())
     validity, views, *texts = array.buffers()
@@ -146,7 +157,8 @@ def test_results_lie_beside_each_other(kinds: str, rows: int) -> None:
     places = ResultPlaces(results)
     start = 4096
     taken: list[tuple[int, int, bool]] = []
-    for out, (values, validity) in zip(results, places.places(rows, start), strict=True):
+    slots = places.slots(rows, start)
+    for out, values, validity in zip(results, slots[::2], slots[1::2], strict=True):
         bitmap_bytes = -(-rows // 64) * 8  # kernels write whole words
         taken.append((values, bitmap_bytes if out.is_bits else rows * out.width_bytes, out.is_bits))
         assert (validity == 0) is not out.has_validity
