@@ -21,6 +21,7 @@ __all__ = ["Allotment", "standing_needs"]
 _SHARE_OF_FREE_HOST = 0.5  # the rest is for other runs, libraries, and what nobody can count
 _BATCH_SHARE = 1 / 16
 _BLOCK_SHARE = 1 / 16
+_READING_SHARE = 1 / 4  # where it is not known before how much that takes
 _SINK_SHARE = 1 / 8
 _WAITING_SHARE = 1 / 4
 _WINDOW_SHARE = 1 / 4
@@ -56,11 +57,16 @@ class Allotment:
         )
 
     def bounded_source(self, source: Any) -> Any:
-        """Return the source, read in blocks that the limit has room for where it can be."""
-        with_blocks = getattr(source, "with_blocks", None)
-        if self.limit_bytes is None or with_blocks is None:
+        """Return the source, where it can be read in blocks that the limit has room for, or refuse those too large."""
+        if self.limit_bytes is None:
             return source
-        return with_blocks(max(1, int(self.limit_bytes * _BLOCK_SHARE)))
+        with_blocks = getattr(source, "with_blocks", None)
+        if with_blocks is not None:
+            source = with_blocks(max(1, int(self.limit_bytes * _BLOCK_SHARE)))
+        with_reading_bound = getattr(source, "with_reading_bound", None)
+        if with_reading_bound is not None and self.is_given:
+            source = with_reading_bound(max(1, int(self.limit_bytes * _READING_SHARE)))
+        return source
 
     def spilling_source(self, source: Any, space: SpillSpace) -> Any:
         """Return the source with a share for the batches that wait, and the disk beyond, where it cannot be paused."""
@@ -98,7 +104,12 @@ class Allotment:
 def standing_needs(source: Any, source_name: str, sink: Any, sink_name: str, tasks: int) -> list[StageNeed]:
     """Return what reading and the sink hold from the beginning to the end, beside the batches on the way."""
     needs = [
-        StageNeed(f"reading {source_name}", tasks, getattr(source, "reading_bytes", 0)),
+        StageNeed(
+            f"reading {source_name}",
+            tasks,
+            getattr(source, "reading_bytes", 0),
+            getattr(source, "reading_detail", None),
+        ),
         StageNeed(f"gathering for {sink_name}", 1, getattr(sink, "buffer_bytes", 0)),
     ]
     return [need for need in needs if need.bytes_a_task]
