@@ -280,14 +280,15 @@ class PreparedRun:
             steady = self.contiguous is None and compiled_s == self.late_compile_s
             self.sizing.record_batch(rows, work_s, asked_rows=asked_rows, steady=steady)
 
-    def note_read(self, admission: Admission, rows: int, nbytes: int) -> None:
-        """Correct what is known about bytes by a batch that was read."""
+    def note_read(self, admission: Admission, rows: int, nbytes: int, shared_bytes: int = 0) -> None:
+        """Correct what is known about bytes by a batch that was read, beside what it shares with those after it."""
         measured = nbytes / rows
         self.read_bytes_per_row += 0.25 * (measured - self.read_bytes_per_row)
         self.bytes_per_row = max(1.0, self.read_bytes_per_row + self._out_bytes_per_row)
         self._bound_batches()
         if admission.reservation is not None:
-            admission.reservation.correct(nbytes + math.ceil(rows * self._out_bytes_per_row))
+            out_bytes = math.ceil(rows * self._out_bytes_per_row)
+            admission.reservation.correct(nbytes + shared_bytes + out_bytes)
 
     def refuse_record(self, task: str) -> None:
         """Raise the error for a record that is never admitted: a device is lost, or the limit leaves too little."""

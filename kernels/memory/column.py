@@ -244,7 +244,7 @@ class HostColumn:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that these rows take: of shared buffers only the part that the rows refer to."""
+        """Bytes that these rows take: of shared buffers only the part that the rows refer to, each byte once."""
         type_id = self.type.id
         if type_id in _FIXED_WIDTH:
             data_bytes = (self.length * self.type.bit_width + 7) // 8
@@ -252,8 +252,25 @@ class HostColumn:
                 data_bytes += (self.length + 7) // 8
             return data_bytes
         if type_id in _VIEWS:
-            return self._view_nbytes()
+            validity_bytes = 0 if self._absent_validity() else (self.length + 7) // 8
+            return (
+                validity_bytes + 16 * self.length + sum(nbytes for nbytes, _ in self.shared_bytes().values())
+            )
         return self.to_arrow().nbytes
+
+    def shared_bytes(self) -> dict[int, tuple[int, int]]:
+        """Return by address the memory that is part of `nbytes` and may be that of other columns as well.
+
+        The texts of views, and dictionaries: how many bytes of it these rows refer to, at most, and how many there are.
+        """
+        type_id = self.type.id
+        if type_id in _VIEWS:
+            return self._viewed_bytes()
+        if type_id == _DICTIONARY:
+            dictionary = self.dictionary
+            address = max(dictionary.addresses, default=0)
+            return {address: (dictionary.nbytes, dictionary.nbytes)} if address else {}
+        return {}
 
     @property
     def held_bytes(self) -> int:
@@ -310,18 +327,24 @@ class HostColumn:
     def _absent_validity(self) -> bool:
         return self._null_count == 0 or not self.addresses[0]
 
-    def _view_nbytes(self) -> int:
+    def _viewed_bytes(self) -> dict[int, tuple[int, int]]:
         """Arrow counts every data buffer in full for each slice; count what these rows refer to."""
         import numpy as np
 
-        validity_bytes = 0 if self._absent_validity() else (self.length + 7) // 8
-        views = self.to_arrow().buffers()[1]
-        if views is None or not self.length:
-            return 0
-        lengths = np.frombuffer(
-            memoryview(views), dtype="<i4", count=4 * self.length, offset=16 * self.offset
-        )[::4]
-        return validity_bytes + 16 * self.length + int(lengths[lengths > 12].sum(dtype=np.int64))
+        _, views, *texts = self.to_arrow().buffers()
+        if views is None or not self.length or not texts:
+            return {}
+        parts = np.frombuffer(memoryview(views), dtype="<i4", count=4 * self.length, offset=16 * self.offset)
+        lengths, numbers = parts[::4], parts[2::4]
+        # Shorter ones lie in the view itself, and what is null may be anything.
+        is_elsewhere = (lengths > 12) & (numbers >= 0) & (numbers < len(texts))
+        sums = np.bincount(numbers[is_elsewhere], lengths[is_elsewhere], minlength=len(texts))
+        return {
+            # Several views of one text count once as far as that can be told: the buffer has no more.
+            text.address: (min(int(nbytes), text.size), text.size)
+            for text, nbytes in zip(texts, sums.tolist(), strict=True)
+            if text is not None and nbytes
+        }
 
     def __len__(self) -> int:
         return self.length
