@@ -336,13 +336,16 @@ class HostColumn:
             return {}
         parts = np.frombuffer(memoryview(views), dtype="<i4", count=4 * self.length, offset=16 * self.offset)
         lengths, numbers = parts[::4], parts[2::4]
-        # Shorter ones lie in the view itself, and what is null may be anything.
-        is_elsewhere = (lengths > 12) & (numbers >= 0) & (numbers < len(texts))
-        sums = np.bincount(numbers[is_elsewhere], lengths[is_elsewhere], minlength=len(texts))
+        if len(texts) == 1:
+            sums = [lengths[lengths > 12].sum(dtype=np.int64)]
+        else:
+            # Shorter ones lie in the view itself, and what is null may be anything.
+            is_elsewhere = (lengths > 12) & (numbers >= 0) & (numbers < len(texts))
+            sums = np.bincount(numbers[is_elsewhere], lengths[is_elsewhere], minlength=len(texts)).tolist()
         return {
             # Several views of one text count once as far as that can be told: the buffer has no more.
             text.address: (min(int(nbytes), text.size), text.size)
-            for text, nbytes in zip(texts, sums.tolist(), strict=True)
+            for text, nbytes in zip(texts, sums, strict=True)
             if text is not None and nbytes
         }
 
