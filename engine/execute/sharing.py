@@ -33,13 +33,11 @@ class ReadMemory:
         for number, column in enumerate(batch._columns):
             if not pa.types.is_dictionary(column.type):
                 continue
-            shared = column.shared_bytes()
-            nbytes = sum(nbytes for nbytes, _ in shared.values())
-            known = self._dictionaries.get(number)
-            dictionary_bytes += nbytes
-            if known is None or known.addresses != column.dictionary.addresses:
-                self._dictionaries[number] = column.dictionary
-                new_bytes += nbytes
+            dictionary, known = column.dictionary, self._dictionaries.get(number)
+            dictionary_bytes += dictionary.nbytes
+            if known is None or not known.addresses or known.addresses != dictionary.addresses:
+                self._dictionaries[number] = dictionary
+                new_bytes += dictionary.nbytes
         return batch.nbytes - dictionary_bytes, new_bytes
 
 
@@ -51,10 +49,11 @@ class KeptMemory:
 
     def added_bytes(self, batch: SharedDataBatch) -> int:
         """Return the bytes that one more batch in host memory takes, beside those before."""
-        total_bytes = batch.nbytes
+        total_bytes = 0
         for column in batch._columns:
+            total_bytes += column.own_bytes
             for address, (nbytes, size_bytes) in column.shared_bytes().items():
                 counted_bytes = self._counted.get(address, 0)
                 self._counted[address] = now_bytes = min(size_bytes, counted_bytes + nbytes)
-                total_bytes -= nbytes - (now_bytes - counted_bytes)
+                total_bytes += now_bytes - counted_bytes
         return total_bytes

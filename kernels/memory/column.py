@@ -244,7 +244,7 @@ class HostColumn:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that these rows take: of shared buffers only the part that the rows refer to, each byte once."""
+        """Bytes that these rows take: of shared buffers only the part that the rows refer to."""
         type_id = self.type.id
         if type_id in _FIXED_WIDTH:
             data_bytes = (self.length * self.type.bit_width + 7) // 8
@@ -252,24 +252,33 @@ class HostColumn:
                 data_bytes += (self.length + 7) // 8
             return data_bytes
         if type_id in _VIEWS:
-            validity_bytes = 0 if self._absent_validity() else (self.length + 7) // 8
-            return (
-                validity_bytes + 16 * self.length + sum(nbytes for nbytes, _ in self.shared_bytes().values())
-            )
+            lengths, _, texts = self._views()
+            text_bytes = int(lengths[lengths > 12].sum(dtype="i8"))  # shorter ones lie in the view itself
+            if text_bytes:
+                text_bytes = min(text_bytes, sum(text.size for text in texts if text is not None))
+            return self.own_bytes + text_bytes
         return self.to_arrow().nbytes
 
-    def shared_bytes(self) -> dict[int, tuple[int, int]]:
-        """Return by address the memory that is part of `nbytes` and may be that of other columns as well.
+    @property
+    def own_bytes(self) -> int:
+        """Bytes of `nbytes` beside `shared_bytes`."""
+        if self.type.id in _VIEWS:
+            return 16 * self.length + (0 if self._absent_validity() else (self.length + 7) // 8)
+        if self.type.id == _DICTIONARY and self.dictionary.addresses:
+            return self.nbytes - self.dictionary.nbytes
+        return self.nbytes
 
-        The texts of views, and dictionaries: how many bytes of it these rows refer to, at most, and how many there are.
+    def shared_bytes(self) -> dict[int, tuple[int, int]]:
+        """Return by address the memory that other columns may have as well: the texts of views, and a dictionary.
+
+        How many bytes of it these rows refer to, at most, and how many there are. Dictionaries without `addresses` are
+        not among it.
         """
-        type_id = self.type.id
-        if type_id in _VIEWS:
+        if self.type.id in _VIEWS:
             return self._viewed_bytes()
-        if type_id == _DICTIONARY:
-            dictionary = self.dictionary
-            address = max(dictionary.addresses, default=0)
-            return {address: (dictionary.nbytes, dictionary.nbytes)} if address else {}
+        if self.type.id == _DICTIONARY and (addresses := self.dictionary.addresses):
+            nbytes = self.dictionary.nbytes
+            return {max(addresses): (nbytes, nbytes)}
         return {}
 
     @property
@@ -327,21 +336,24 @@ class HostColumn:
     def _absent_validity(self) -> bool:
         return self._null_count == 0 or not self.addresses[0]
 
+    def _views(self) -> tuple[Any, Any, list[pa.Buffer | None]]:
+        """Return the lengths of the views, the numbers of the buffers that have their texts, and those buffers."""
+        import numpy as np
+
+        _, views, *texts = self.to_arrow().buffers()
+        if views is None or not self.length:
+            return np.empty(0, "<i4"), np.empty(0, "<i4"), texts
+        parts = np.frombuffer(memoryview(views), dtype="<i4", count=4 * self.length, offset=16 * self.offset)
+        return parts[::4], parts[2::4], texts
+
     def _viewed_bytes(self) -> dict[int, tuple[int, int]]:
         """Arrow counts every data buffer in full for each slice; count what these rows refer to."""
         import numpy as np
 
-        _, views, *texts = self.to_arrow().buffers()
-        if views is None or not self.length or not texts:
-            return {}
-        parts = np.frombuffer(memoryview(views), dtype="<i4", count=4 * self.length, offset=16 * self.offset)
-        lengths, numbers = parts[::4], parts[2::4]
-        if len(texts) == 1:
-            sums = [lengths[lengths > 12].sum(dtype=np.int64)]
-        else:
-            # Shorter ones lie in the view itself, and what is null may be anything.
-            is_elsewhere = (lengths > 12) & (numbers >= 0) & (numbers < len(texts))
-            sums = np.bincount(numbers[is_elsewhere], lengths[is_elsewhere], minlength=len(texts)).tolist()
+        lengths, numbers, texts = self._views()
+        # Shorter ones lie in the view itself, and what is null may be anything.
+        is_elsewhere = (lengths > 12) & (numbers >= 0) & (numbers < len(texts))
+        sums = np.bincount(numbers[is_elsewhere], lengths[is_elsewhere], minlength=len(texts)).tolist()
         return {
             # Several views of one text count once as far as that can be told: the buffer has no more.
             text.address: (min(int(nbytes), text.size), text.size)

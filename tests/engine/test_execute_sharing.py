@@ -66,6 +66,16 @@ def test_a_dictionary_is_read_once_until_there_is_another() -> None:
     assert read.sizes(plain) == (plain.nbytes, 0)
 
 
+def test_dictionaries_that_cannot_be_told_apart_count_each_time() -> None:
+    values = pa.array([[1, 2], [3]])
+    column = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int32()), values)
+    kept, read = KeptMemory(), ReadMemory()
+    for _ in range(2):
+        batch = SharedDataBatch.from_arrow(pa.record_batch({"s": column}))
+        assert kept.added_bytes(batch) == batch.nbytes > 12
+        assert read.sizes(batch) == (12, batch.nbytes - 12)
+
+
 @pytest.mark.parametrize("kind", ["views", "dictionary"])
 def test_a_result_whose_batches_share_memory_is_kept_where_it_fits(kind: str) -> None:
     schema = next(batches(5_000, kind)).schema
