@@ -18,7 +18,7 @@ from dataflare.control.backpressure import BackpressureController
 from dataflare.control.budget import MemoryBudget, Reservation, format_bytes
 from dataflare.control.clock import Clock
 from dataflare.control.credits import CreditConfig, CreditMode
-from dataflare.execute.allotment import Allotment, standing_needs
+from dataflare.execute.allotment import Allotment, code_need, standing_needs
 from dataflare.execute.chain import Chain, ComputeStage
 from dataflare.execute.chain_making import ChainMaker
 from dataflare.execute.contiguous import ContiguousOutput
@@ -404,6 +404,13 @@ class PreparedRun:
         self.needs = self._needs(source, self.least_rows)
         require_feasible(self.needs, self.budget.limit_bytes, self.least_rows)
         standing = standing_needs(source, self.source_name, self.plan.sink, self.sink_name, tasks)
+        code = code_need(sum(isinstance(step, ComputeStep) for step in self.plan.steps))
+        # It is there already, and refusing a run would not make it go: it counts where there is room. Over data in
+        # memory only the result counts.
+        counts = bool(code.tasks) and not self.in_memory and self.device != "python"
+        if counts and fits([*self.needs, code], self.budget.limit_bytes):
+            self.needs.append(code)
+            standing.append(code)
         self._standing_needs = standing
         self._standing: list[Reservation] = []
         self._batch_bytes = self.allotment.batch_bytes(standing, tasks, self.window)
@@ -411,6 +418,8 @@ class PreparedRun:
         if self.budget.limit_bytes is not None:
             for task in self.source_task_names:
                 self.budget.guarantee(task, int(self.least_rows * self.bytes_per_row) + 1)
+            for need in standing:  # or a result that is kept would grow into it
+                self.budget.guarantee(need.stage, need.total_bytes)
 
     def _make_contiguous(self) -> ContiguousOutput | None:
         """Return one output for all tasks, where the program, the source and the sink allow it."""

@@ -183,3 +183,18 @@ def test_one_result_for_all_tasks_needs_no_bound_on_batches() -> None:
     table = pa.table({"a": pa.array(range(500_000))})
     pipeline = flare.from_arrow(table).filter(lambda r: r.a % 2 == 0)
     assert pipeline.collect(memory_limit="100MB", workers=2).num_rows == 250_000
+
+
+def test_compiled_code_counts_where_there_is_room(lines: Path, tmp_path: Path) -> None:
+    pipeline = kept(lines).write_parquet(tmp_path / "out.parquet")
+    assert "1 × 1.0 MiB for compiled code" in str(pipeline.explain(memory_limit="16MB"))
+    assert "compiled code" not in str(pipeline.explain(memory_limit="16MB", device="python"))
+    tight = ParquetSource.open(lines, decoder="native").with_blocks(1).reading_bytes + MIB
+    assert "compiled code" not in str(pipeline.explain(memory_limit=tight))
+    assert pipeline.run(memory_limit=tight).peak_host_bytes <= tight
+
+
+def test_a_result_that_is_kept_leaves_what_reading_holds(lines: Path) -> None:
+    everything = flare.read_parquet(lines, decoder="native").filter(lambda r: r.k >= 0)
+    with pytest.raises(MemoryLimitError, match="The result does not fit"):
+        everything.to_arrow(memory_limit="20MB", workers=1)
