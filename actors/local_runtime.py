@@ -353,8 +353,9 @@ class LocalRuntime(ActorRuntime):
         """The cluster of one node; started when it is first needed, and again should it have ended."""
         with self._lock:
             if self._cluster is None or not self._cluster.alive:
-                self._cluster = self.spawn(ClusterActor, "cluster")
-                self._cluster.post(ClusterActor.register_node, self.NODE_ID, usable_cores())
+                cluster = self.spawn(ClusterActor, "cluster")
+                cluster.post(ClusterActor.register_node, self.NODE_ID, usable_cores())
+                self._cluster = cluster  # not before it has its node: Ctrl-C may come in between
             return self._cluster
 
     def spawn(

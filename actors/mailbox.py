@@ -37,18 +37,21 @@ class Mailbox(Generic[T]):
 
     def get(self) -> T | None:
         """Wait for the next item; None when the time set by `wake_after` is over first."""
-        if self._wake_at_s is None:
-            self._tokens.get()
-        else:
+        control, data, tokens = self._control, self._data, self._tokens
+        # The lanes say what is there. Tokens only wake the reader: Ctrl-C may end `put` between the two, and an item
+        # without its token must not hold up the next one, by which the run is to be stopped.
+        while not (control or data):
+            if self._wake_at_s is None:
+                tokens.get()
+                continue
             try:
-                self._tokens.get(timeout=max(0.0, self._wake_at_s - time.monotonic()))
+                tokens.get(timeout=max(0.0, self._wake_at_s - time.monotonic()))
             except queue.Empty:
                 self._wake_at_s = None
                 return None
-        try:
-            return self._control.popleft()
-        except IndexError:
-            return self._data.popleft()
+        if not tokens.empty():
+            tokens.get()
+        return control.popleft() if control else data.popleft()
 
     def wake_after(self, seconds: float) -> None:
         """Let `get` return None when no item comes for so long. For the reader."""
@@ -60,4 +63,4 @@ class Mailbox(Generic[T]):
 
     def empty(self) -> bool:
         """Whether nothing waits."""
-        return self._tokens.empty()
+        return not (self._control or self._data)

@@ -274,11 +274,10 @@ class PreparedRun:
         admission.settle(work_s)
         if rows:
             # Data in memory is cut into equal parts of about the size that is asked for, and towards the end on purpose
-            # into far smaller ones.
+            # into far smaller ones, which say nothing: tasks end meanwhile.
             shortened = self.in_memory and 2 * rows < admission.asked_rows
-            asked_rows = rows if shortened else admission.asked_rows
-            steady = self.contiguous is None and compiled_s == self.late_compile_s
-            self.sizing.record_batch(rows, work_s, asked_rows=asked_rows, steady=steady)
+            steady = self.contiguous is None and compiled_s == self.late_compile_s and not shortened
+            self.sizing.record_batch(rows, work_s, asked_rows=admission.asked_rows, steady=steady)
 
     def note_read(self, admission: Admission, rows: int, nbytes: int, shared_bytes: int = 0) -> None:
         """Correct what is known about bytes by a batch that was read, beside what it shares with those after it."""

@@ -16,6 +16,7 @@ from dataflare.control.clock import Clock
 from dataflare.control.costs import size_class
 from dataflare.control.remembered import remembered_sizes
 from dataflare.control.strategies import FoundSize
+from dataflare.control.strategies.from_largest import FromLargestStrategy
 from dataflare.execute.found_sizes import load_size, save_size
 
 if TYPE_CHECKING:
@@ -142,7 +143,9 @@ def _config(
         large = rows(_FIRST_BATCH_IN_MEMORY_BYTES)
         if most < 3 * large:  # to cut a block in two costs a filter more than it is worth
             large = most
-        return AdaptiveBatchingConfig(initial_size=large, min_size=first, max_size=most)
+        return AdaptiveBatchingConfig(
+            initial_size=large, min_size=first, max_size=most, strategy=FromLargestStrategy
+        )
     if fused and most_rows is None:
         # A batch of a local file pays for what is decoded with it, which a search over sizes would misread; and larger
         # ones gain nothing, while the run would take more memory the longer it lasts.

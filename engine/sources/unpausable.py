@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from dataflare.batch import SharedDataBatch
     from dataflare.sources.base import BatchSource, Predicate, SourcePartition
 
-__all__ = ["UnpausablePartition", "UnpausableSource"]
+__all__ = ["THREAD_NAME", "UnpausablePartition", "UnpausableSource"]
 
 _WAITING_BYTES: Final = 256 << 20
 _WHOLE_ROWS: Final = 1 << 62
+_LEAVE_AFTER_S: Final = 1.0
+THREAD_NAME: Final = "dataflare-unpausable-source"
+"""What the threads are called that wait for such a source."""
 
 
 class UnpausableSource:
@@ -106,7 +109,9 @@ class UnpausablePartition:
     def read(self, batch_rows: Callable[[], int]) -> Iterator[SharedDataBatch]:
         """Read what has come, in order; see `dataflare.sources.base.SourcePartition.read`.
 
-        Closing the iterator waits until the source has given the batch that it is at, or has ended.
+        Closing the iterator waits a second for the source to give the batch that it is at, or to end. A source that
+        has nothing to give for longer is left alone with its thread, which closes it as soon as it gives something:
+        who wanted the first ten records has them.
 
         Raises
         ------
@@ -114,16 +119,14 @@ class UnpausablePartition:
             More batches wait than the disk may hold.
         """
         queue = SpillQueue(self._schema, self._waiting_bytes, self._space, self.description)
-        feeder = threading.Thread(
-            target=_feed, args=(self._partition, queue), name="dataflare-unpausable-source", daemon=True
-        )
+        feeder = threading.Thread(target=_feed, args=(self._partition, queue), name=THREAD_NAME, daemon=True)
         feeder.start()
         try:
             while (batch := queue.take()) is not None:
                 yield from cut_batch(batch, batch_rows)
         finally:
             queue.close()
-            feeder.join()
+            feeder.join(_LEAVE_AFTER_S)
 
 
 def _feed(partition: SourcePartition, queue: SpillQueue) -> None:

@@ -50,6 +50,30 @@ def test_a_wake_in_centuries_does_not_keep_messages_out(seconds: float) -> None:
     assert mailbox.get() == "first"
 
 
+def test_an_item_whose_put_was_interrupted_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    mailbox: Mailbox[str] = Mailbox()
+
+    class Interrupted(queue.SimpleQueue[None]):
+        def put(self, item: None, block: bool = True, timeout: float | None = None) -> None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mailbox, "_tokens", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            mailbox.put("deploy", data=False)
+    mailbox.put("stop", data=False)
+    assert [mailbox.get(), mailbox.get()] == ["deploy", "stop"]
+    assert mailbox.empty()
+
+
+def test_a_token_that_is_left_over_wakes_nobody_for_long() -> None:
+    mailbox: Mailbox[str] = Mailbox()
+    mailbox._tokens.put(None)
+    mailbox.wake_after(0.0)
+    assert mailbox.get() is None
+    assert mailbox.empty()
+
+
 def test_threads_run_at_once_are_used_again_and_end() -> None:
     pool = ThreadPool(keep=4)
     both = threading.Barrier(2, timeout=PATIENCE_S)

@@ -16,7 +16,7 @@ import dataflare as flare
 from dataflare.actors.local_runtime import LocalRuntime
 from dataflare.kernels.errors import MemoryLimitError, RunError
 from dataflare.sources.memory import BatchesSource
-from dataflare.sources.unpausable import UnpausableSource
+from dataflare.sources.unpausable import THREAD_NAME, UnpausableSource
 
 SCHEMA = pa.schema({"n": pa.int64(), "other": pa.float64()})
 ROWS = 8192
@@ -156,6 +156,31 @@ def test_a_limit_takes_the_first_records(tmp_path: Path) -> None:
     batch = pipeline.collect(memory_limit=LIMIT_BYTES, spill_dir=str(tmp_path))
     assert batch.to_arrow()["n"].to_pylist() == list(range(10_000))
     assert sender.sent.is_set()
+
+
+def test_a_limit_does_not_wait_for_a_source_that_has_nothing_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dataflare.sources.unpausable._LEAVE_AFTER_S", 0.01)
+    goes_on, closed = threading.Event(), threading.Event()
+
+    def quiet() -> Iterator[pa.Table]:
+        try:
+            yield table(0)
+            assert goes_on.wait(PATIENCE_S)
+            yield table(1)
+        finally:
+            closed.set()
+
+    pipeline = flare.from_batches(quiet(), SCHEMA, pausable=False).limit(3)
+    batch = pipeline.collect(memory_limit=LIMIT_BYTES, spill_dir=str(tmp_path))
+    assert batch.to_arrow()["n"].to_pylist() == [0, 1, 2]
+    assert not closed.is_set()
+    goes_on.set()
+    assert closed.wait(PATIENCE_S)
+    for thread in threading.enumerate():
+        if thread.name == THREAD_NAME:
+            thread.join(PATIENCE_S)
 
 
 def test_a_disk_that_is_full_ends_the_run_by_name(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torture.world import World
 from dataflare.actors.cluster import ClusterActor
 from dataflare.actors.local_runtime import LocalRuntime
 from dataflare.kernels.memory.pool import default_pool
+from dataflare.sources.unpausable import THREAD_NAME
 
 PATIENCE_S = 10.0
 
@@ -60,6 +61,9 @@ def settle() -> bool:
     """Wait until no thread has anything of a run in its hands; False where one does not let go."""
     gc.collect()  # an iterator that was dropped stops its run
     runtime = LocalRuntime.shared()
+    for thread in threading.enumerate():
+        if thread.name == THREAD_NAME:  # it was left alone with a source that was stuck
+            thread.join(PATIENCE_S)
     idle = runtime.threads.wait_until_busy_at_most(1, PATIENCE_S)  # the cluster's own thread
     runtime.cluster.ask(ClusterActor.nodes)  # which may have been lent to an actor that has none
     gc.collect()

@@ -43,8 +43,9 @@ class KneeStrategy:
     A cost a row that differs by more than a quarter in five batches in a row is another work or another machine:
     then the search begins anew from the size that is held, after two batches of a sixteenth of it that tell the
     fixed cost. Three batches over the latency target in a row shrink the size to 0.7 at once (two may be those of two
-    tasks that one interruption hit), unless batches that were shrunk take as long: then it is not the rows that take
-    long, but a sink that stalls or a cost of each call.
+    tasks that one interruption hit), and three more to what meets the target by the seconds that this saved; unless
+    batches that were shrunk take as long: then it is not the rows that take long, but a sink that stalls or a cost of
+    each call.
 
     Of each size the latest ``stability_threshold`` batches count, and five at least.
     """
@@ -59,6 +60,7 @@ class KneeStrategy:
     LATENCY_SHARE = 0.8
     MISSES = 3
     MISS_FACTOR = 0.7
+    LEAST_MISS_FACTOR = 1.0 / 16.0
     IN_VAIN = 0.9
     BELIEVED_BATCHES = 50
     DEAD_BAND = 1.25
@@ -99,6 +101,7 @@ class KneeStrategy:
             self._hold(self.size, start.bound)
             if size_class(self.size) in self._costs:
                 self._row_s = self._costs.row_s(size_class(self.size))
+                self._probes = self.EARLY_PROBES  # an earlier run has made them
 
     @property
     def found(self) -> FoundSize:
@@ -283,7 +286,7 @@ class KneeStrategy:
         if abs(self._off) >= max(self.CHECKS, self._enough):
             self._begin_again(size)
         elif self._batches >= self._next_probe and batch.at_s >= self._next_probe_s:
-            self._probe(size)
+            self._probe(size, batch.at_s)
 
     def _begin_again(self, size: int) -> None:
         self._costs.keep([size], latest=self.CHECKS)
@@ -302,7 +305,7 @@ class KneeStrategy:
         self._next_probe_s = -math.inf
         self._probe_up = True
 
-    def _probe(self, size: int) -> None:
+    def _probe(self, size: int, at_s: float) -> None:
         config = self._config
         row_s = self._costs.row_s(size)
         assert self._row_s is not None
@@ -312,20 +315,19 @@ class KneeStrategy:
         root = math.sqrt(2.0)
         rows = config.clamp(math.ceil(self._held * root) if up else math.floor(self._held / root))
         if rows * row_s > self.LATENCY_SHARE * config.latency_target_s or size_class(rows) == size:
+            self._note_probe(at_s)
             self._next_probe = self._batches + self.PROBE_AFTER_BATCHES
         else:
             self._try(_Phase.PROBE, rows)
 
     def _judge(self, size: int, at_s: float) -> None:
-        if self._tried < self._enough:
-            return
         costs = self._costs
+        if self._tried < self._enough and not self._is_clearly_dearer(size):
+            return
         if self._changed(size):
             self._begin_again(size)
             return
-        self._probes += 1
-        if self._probes >= self.EARLY_PROBES:
-            self._next_probe_s = at_s + self._config.evaluation_interval_s
+        self._note_probe(at_s)
         held, row_s = size_class(self._held), self._row_s
         clear = max(self.GAIN, math.exp(costs.noise))
         if size > held and costs.row_s(held) >= clear * costs.row_s(size):
@@ -342,12 +344,36 @@ class KneeStrategy:
             self._checked = 0
             self._settle()
 
+    def _miss_factor(self, batch: SteadyBatch) -> float:
+        """Return by how much to shrink: a little at first, and by what that brought from then on."""
+        if self._cut_from is None:
+            return self.MISS_FACTOR
+        larger, _ = self._cut_from
+        saved_rows, saved_s = larger.asked_rows - batch.asked_rows, larger.duration_s - batch.duration_s
+        if saved_rows <= 0 or saved_s <= 0.0:
+            return self.MISS_FACTOR
+        too_long_s = batch.duration_s - self.LATENCY_SHARE * self._config.latency_target_s
+        wanted = 1.0 - too_long_s / saved_s * saved_rows / batch.asked_rows
+        return min(max(wanted, self.LEAST_MISS_FACTOR), self.MISS_FACTOR)
+
+    def _note_probe(self, at_s: float) -> None:
+        self._probes += 1
+        if self._probes >= self.EARLY_PROBES:
+            self._next_probe_s = at_s + self._config.evaluation_interval_s
+
+    def _is_clearly_dearer(self, size: int) -> bool:
+        """Tell whether few batches of a neighbour are enough to leave it alone."""
+        if self._tried < self.SAMPLES:
+            return False
+        clear = max(self.CLEAR_GAIN, math.exp(2.0 * self._costs.noise))
+        return self._costs.row_s(size, self._tried) > clear * self._costs.row_s(size_class(self._held))
+
     def _cut(self, batch: SteadyBatch, size: int) -> bool:
         """Shrink after batches that took too long, or take it back where that is no use; tell whether it did.
 
         It does nothing about batches that were asked for before the last time.
         """
-        rows = self._config.clamp(math.floor(batch.asked_rows * self.MISS_FACTOR))
+        rows = self._config.clamp(math.floor(batch.asked_rows * self._miss_factor(batch)))
         if rows >= self.size or self._batches < self._no_cut_before:
             return False
         self._misses = 0
