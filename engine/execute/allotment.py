@@ -99,6 +99,8 @@ class Allotment:
         if self.limit_bytes is None:
             return None
         spare_bytes = self.limit_bytes - sum(need.total_bytes for need in standing)
+        if not self.is_given:  # nothing was refused: small batches would not bring back what is held anyway
+            spare_bytes = max(spare_bytes, int(self.limit_bytes * _WINDOW_SHARE))
         return max(1, min(int(self.limit_bytes * _BATCH_SHARE), spare_bytes // (tasks * window)))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
@@ -138,7 +137,7 @@ class IpcSource:
                     begin, rows = number + 1, 0
         return tuple(partitions)
 
-    @cached_property
+    @property
     def _need(self) -> ReadingNeed:
         return self._catalog.reading_need(self.schema.names)
 

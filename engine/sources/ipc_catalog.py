@@ -97,6 +97,7 @@ class IpcCatalog:
         self.files = tuple(files)
         self.first = _inspect(self.files[0])
         self._all: tuple[IpcFile, ...] | None = None
+        self._needs: dict[tuple[str, ...], ReadingNeed] = {}
         self._lock = threading.Lock()
 
     def all(self) -> tuple[IpcFile, ...]:
@@ -107,13 +108,20 @@ class IpcCatalog:
             return self._all
 
     def reading_need(self, names: Sequence[str]) -> ReadingNeed:
-        """Return what reading these columns takes.
+        """Return what reading these columns takes, looked up once.
 
         Raises
         ------
         ReadError
             The metadata of a batch are damaged.
         """
+        key = tuple(names)
+        need = self._needs.get(key)
+        if need is None:
+            self._needs[key] = need = self._reading_need(names)
+        return need
+
+    def _reading_need(self, names: Sequence[str]) -> ReadingNeed:
         held: list[tuple[int, str]] = []
         dictionary_bytes = size_bytes = 0
         tells_all = True

@@ -65,6 +65,12 @@ def test_what_stands_and_all_batches_together_fit(limit_bytes: int, tasks: int) 
     assert sum(need.total_bytes for need in standing) + tasks * window * batch_bytes <= limit_bytes
 
 
+def test_what_stands_and_cannot_be_refused_does_not_make_batches_tiny() -> None:
+    too_large = [StageNeed("reading", 1, 100 * MIB)]
+    assert Allotment(64 * MIB, is_given=False).batch_bytes(too_large, 1, 4) == 4 * MIB
+    assert allotment(64 * MIB).batch_bytes(too_large, 1, 4) == 1  # and the run is refused
+
+
 def test_the_window_is_as_wide_as_ever_where_there_is_room() -> None:
     assert allotment(2**33).window(2, 4) == 4
     assert allotment(64 * MIB).window(2, 4) == 2
