@@ -233,7 +233,11 @@ class CsvSource:
 
     def with_blocks(self, block_bytes: int) -> Self:
         """Return the source read in blocks of about so many bytes of text, where those are smaller."""
-        return replace(self, _bounds=TextBounds.within(block_bytes))
+        return replace(self, _bounds=self._bounds.with_blocks(block_bytes))
+
+    def with_reading_bound(self, most_bytes: int) -> Self:
+        """Return the source whose readers refuse what has to be read as a whole, and takes more."""
+        return replace(self, _bounds=self._bounds.with_reading_bound(most_bytes))
 
     def with_projection(self, names: Sequence[str]) -> Self:
         """Return the source with only these columns; the others are not converted, and not checked."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -52,18 +52,20 @@ class TextBounds:
     block_bytes
         About how much a block of records has.
     whole_bytes
-        The most that is read at once where it has to be, such as one record: it takes as many copies as a block, so
-        that it is no larger than a block may be. None where memory is not limited.
+        The most that is read at once where it has to be, such as one record; it takes as many copies as a block. None
+        where memory is not limited.
     """
 
     block_bytes: int = _BLOCK_BYTES
     whole_bytes: int | None = None
 
-    @classmethod
-    def within(cls, block_bytes: int) -> TextBounds:
+    def with_blocks(self, block_bytes: int) -> TextBounds:
         """Return the bounds where so many bytes are allowed for a block."""
-        allowed_bytes = max(_LEAST_BLOCK_BYTES, block_bytes)
-        return cls(min(_BLOCK_BYTES, allowed_bytes), allowed_bytes)
+        return replace(self, block_bytes=max(_LEAST_BLOCK_BYTES, min(_BLOCK_BYTES, block_bytes)))
+
+    def with_reading_bound(self, most_bytes: int) -> TextBounds:
+        """Return the bounds where a reader may hold so many bytes."""
+        return replace(self, whole_bytes=max(_LEAST_BLOCK_BYTES, most_bytes // _COPIES_OF_A_BLOCK))
 
     @property
     def longest_record_bytes(self) -> int:

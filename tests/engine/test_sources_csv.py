@@ -303,7 +303,10 @@ def test_smaller_blocks_hold_less_and_refuse_a_record_longer_than_they_allow(tmp
     with pytest.raises(
         ReadError, match=r"long\.csv, line 3: no record ends within .* 64.0 KiB: raise memory_limit"
     ):
-        rows(CsvSource.open(long).with_blocks(2**16))
+        rows(CsvSource.open(long).with_blocks(2**16).with_reading_bound(2**18))
+    assert rows(CsvSource.open(long).with_blocks(2**16)) == rows(
+        CsvSource.open(long)
+    )  # nobody has set a limit
 
 
 def test_a_row_too_long_for_the_limit_of_a_run_is_refused_by_its_line(tmp_path: Path) -> None:
