@@ -73,18 +73,18 @@ class CsvFormat:
         names: Sequence[str],
         types: Mapping[str, pa.DataType],
         columns: Sequence[str] | None,
-        on_short: Callable[[Any], Literal["skip", "error"]] | None,
+        short: list[Any] | None,
     ) -> pa.Table:
-        """Parse whole rows."""
+        """Parse whole rows; ``short`` is filled with those that have too few or too many values, an error if None."""
         if not data:
             wanted = names if columns is None else columns
             return pa.schema([(name, types.get(name, pa.null())) for name in wanted]).empty_table()
         try:
-            return self._parse_in_blocks(data, min(len(data), 2**20), names, types, columns, on_short)
+            return self._parse_in_blocks(data, min(len(data), 2**20), names, types, columns, short)
         except pa.ArrowInvalid as error:
             if _TOO_LONG_FOR_BLOCKS not in str(error):
                 raise
-        return self._parse_in_blocks(data, len(data), names, types, columns, on_short)
+        return self._parse_in_blocks(data, len(data), names, types, columns, short)
 
     def _parse_in_blocks(
         self,
@@ -93,9 +93,17 @@ class CsvFormat:
         names: Sequence[str],
         types: Mapping[str, pa.DataType],
         columns: Sequence[str] | None,
-        on_short: Callable[[Any], Literal["skip", "error"]] | None,
+        short: list[Any] | None,
     ) -> pa.Table:
         """Parse with as many threads as there are blocks; no row may reach over a whole one."""
+
+        def skip_short(row: Any) -> Literal["skip"]:
+            assert short is not None
+            short.append(row)
+            return "skip"
+
+        if short is not None:
+            short.clear()  # the same rows are parsed again and again where one does not parse
         quoted = self.quote is not None and self.quote.encode() in data
         return pa_csv.read_csv(
             io.BytesIO(data),
@@ -107,7 +115,7 @@ class CsvFormat:
                 newlines_in_values=quoted,
                 # In a file of one column an empty line is a null.
                 ignore_empty_lines=len(names) > 1,
-                invalid_row_handler=on_short,
+                invalid_row_handler=None if short is None else skip_short,
             ),
             convert_options=pa_csv.ConvertOptions(
                 column_types=dict(types),
@@ -294,15 +302,10 @@ class CsvPartition:
         with self._format.reader(self._file, self._bounds) as reader:
             names = self._names(reader)
             skips = self._format.on_bad_rows == "skip"
-            short: list[Any] = []  # rows with too few or too many values, in what was parsed last
-
-            def skip_short(row: Any) -> Literal["skip"]:
-                short.append(row)
-                return "skip"
+            short: list[Any] = []  # in what was parsed last
 
             def parse(data: bytes) -> pa.Table:
-                short.clear()  # looking for a row that does not parse, the same rows are parsed again and again
-                return self._format.parse(data, names, types, columns, skip_short if skips else None)
+                return self._format.parse(data, names, types, columns, short if skips else None)
 
             def on_bad(record: BadRecord) -> None:
                 self._on_bad(record, names)
@@ -363,9 +366,7 @@ def _find_schema(
 
         def parse(data: bytes) -> pa.Table:
             known = {name: kind for name, kind in given.items() if name in names}
-            return form.parse(
-                data, names, known, None, lambda row: "skip" if form.on_bad_rows == "skip" else "error"
-            )
+            return form.parse(data, names, known, None, [] if form.on_bad_rows == "skip" else None)
 
         def on_bad(record: BadRecord) -> None:
             if form.on_bad_rows == "error":
