@@ -21,6 +21,7 @@ from dataflare.actors.task import TaskActor, TaskState, place
 from dataflare.execute.chain import Chain
 from dataflare.execute.meters import StageMeter
 from dataflare.execute.reorder import ReorderBuffer
+from dataflare.execute.sharing import KeptMemory
 from dataflare.kernels.memory.compacting import compacted
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class DestinationTask(TaskActor):
         self._taken = 0
         self._rows_read = 0
         self._keeps = bool(getattr(self._sink, "keeps_batches", False))
+        self._kept = KeptMemory()
         self._opened = False
         self._committed = False
         self._in_chain = False
@@ -102,7 +104,8 @@ class DestinationTask(TaskActor):
         nbytes = passed.nbytes
         meter.bytes_out += nbytes
         if self._keeps and self._run.contiguous is None:
-            self._run.keep(nbytes, None if self._working_on is None else self._working_on.admission)
+            added_bytes = self._kept.added_bytes(passed)
+            self._run.keep(added_bytes, None if self._working_on is None else self._working_on.admission)
         return None
 
     def _without_dropped(self, batch: SharedDataBatch) -> SharedDataBatch:

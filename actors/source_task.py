@@ -26,6 +26,7 @@ from dataflare.control.admission import Admission
 from dataflare.execute.chain import Chain
 from dataflare.execute.meters import StageMeter
 from dataflare.execute.reading import BatchRead, PartitionRead
+from dataflare.execute.sharing import ReadMemory
 
 if TYPE_CHECKING:
     from dataflare.batch import SharedDataBatch
@@ -59,6 +60,7 @@ class SourceTask(TaskActor):
         self._exhausted = False
         self._in_chain = False
         self._read_number: int | None = None
+        self._memory = ReadMemory()
         self._busy_since_s: float | None = None
         self._next_monitor_s = self._began_s + self.MONITOR_INTERVAL_S
         self._handlers.update(
@@ -190,9 +192,9 @@ class SourceTask(TaskActor):
         meter.read_s += now_s - began_s
         self._metrics.record_batch(rows, now_s - began_s)
         if not run.in_memory:
-            nbytes = batch.nbytes
-            meter.bytes_in += nbytes
-            run.note_read(admission, rows, nbytes)
+            nbytes, dictionary_bytes = self._memory.sizes(batch)
+            meter.bytes_in += nbytes + dictionary_bytes
+            run.note_read(admission, rows, nbytes, dictionary_bytes)
         result: SharedDataBatch | None = batch
         if self._computes:
             result = self.process_batch(batch)

@@ -22,6 +22,8 @@ class StageNeed(NamedTuple):
     stage: str
     tasks: int
     bytes_a_task: float
+    detail: str | None = None
+    """What makes it so much, and what can be done about it."""
 
     @property
     def total_bytes(self) -> int:
@@ -39,7 +41,11 @@ def require_feasible(needs: Sequence[StageNeed], limit_bytes: int | None, rows: 
     if limit_bytes is None or fits(needs, limit_bytes):
         return
     total = sum(need.total_bytes for need in needs)
-    lines = [f"  {need.stage}: {need.tasks} × {format_bytes(math.ceil(need.bytes_a_task))}" for need in needs]
+    lines = [
+        f"  {need.stage}: {need.tasks} × {format_bytes(math.ceil(need.bytes_a_task))}"
+        + (f" ({need.detail})" if need.detail else "")
+        for need in needs
+    ]
     raise MemoryLimitError(
         f"The memory limit of {format_bytes(limit_bytes)} cannot hold one smallest batch ({rows:,} rows) for "
         f"each task, which takes {format_bytes(total)}:\n"

@@ -18,7 +18,7 @@ from dataflare.control.backpressure import BackpressureController
 from dataflare.control.budget import MemoryBudget, Reservation, format_bytes
 from dataflare.control.clock import Clock
 from dataflare.control.credits import CreditConfig, CreditMode
-from dataflare.execute.allotment import Allotment, standing_needs
+from dataflare.execute.allotment import Allotment, code_need, standing_needs
 from dataflare.execute.chain import Chain, ComputeStage
 from dataflare.execute.chain_making import ChainMaker
 from dataflare.execute.contiguous import ContiguousOutput
@@ -285,14 +285,15 @@ class PreparedRun:
             steady = self.contiguous is None and compiled_s == self.late_compile_s and not shortened
             self.sizing.record_batch(rows, work_s, asked_rows=admission.asked_rows, steady=steady)
 
-    def note_read(self, admission: Admission, rows: int, nbytes: int) -> None:
-        """Correct what is known about bytes by a batch that was read."""
+    def note_read(self, admission: Admission, rows: int, nbytes: int, shared_bytes: int = 0) -> None:
+        """Correct what is known about bytes by a batch that was read, beside what it shares with those after it."""
         measured = nbytes / rows
         self.read_bytes_per_row += 0.25 * (measured - self.read_bytes_per_row)
         self.bytes_per_row = max(1.0, self.read_bytes_per_row + self._out_bytes_per_row)
         self._bound_batches()
         if admission.reservation is not None:
-            admission.reservation.correct(nbytes + math.ceil(rows * self._out_bytes_per_row))
+            out_bytes = math.ceil(rows * self._out_bytes_per_row)
+            admission.reservation.correct(nbytes + shared_bytes + out_bytes)
 
     def note_computed(self, admission: Admission, result: SharedDataBatch | None) -> None:
         """Count of a batch no more than what is left of it: its input goes as soon as there is a result."""
@@ -415,10 +416,16 @@ class PreparedRun:
         self.needs = self._needs(source, self.least_rows)
         require_feasible(self.needs, self.budget.limit_bytes, self.least_rows)
         standing = standing_needs(source, self.source_name, self.plan.sink, self.sink_name, tasks)
-        if self.budget.limit_bytes is not None:
-            kept = self.allotment.kept_by_allocators()
-            standing += kept
-            self.needs += kept
+        programs = sum(isinstance(step, ComputeStep) for step in self.plan.steps)
+        code = code_need(0 if self.device == "python" else programs)
+        kept = self.allotment.kept_by_allocators(self.plan.sink)
+        # They are there in any case, and refusing a run would not make them go: they count where there is room. Over
+        # data in memory only the result counts.
+        for need in (code, kept):
+            room = not self.in_memory and fits([*self.needs, need], self.budget.limit_bytes)
+            if room and need.tasks and need.bytes_a_task:
+                self.needs.append(need)
+                standing.append(need)
         self._standing_needs = standing
         self._standing: list[Reservation] = []
         self._batch_bytes, self.window = self.allotment.batches(
@@ -428,6 +435,8 @@ class PreparedRun:
         if self.budget.limit_bytes is not None:
             for task in self.source_task_names:
                 self.budget.guarantee(task, int(self.least_rows * self.bytes_per_row) + 1)
+            for need in standing:  # or a result that is kept would grow into it
+                self.budget.guarantee(need.stage, need.total_bytes)
 
     def _make_contiguous(self) -> ContiguousOutput | None:
         """Return one output for all tasks, where the program, the source and the sink allow it."""

@@ -22,14 +22,13 @@ from dataflare.sources.bad_rows import BadRowCounter, BadRows, check_bad_rows
 from dataflare.sources.paths import InputFile, PathsArgument, find_files
 from dataflare.sources.slicing import slice_table
 from dataflare.sources.text_blocks import (
-    BLOCK_BYTES,
+    UNLIMITED,
     BadRecord,
     TextBlock,
+    TextBounds,
     TextReader,
-    bounded_block_bytes,
     check_text_files,
     parse_records,
-    reading_bytes,
     shown_text,
 )
 
@@ -42,6 +41,7 @@ __all__ = ["CsvPartition", "CsvSource"]
 _SUFFIXES = tuple(
     kind + packed for kind in (".csv", ".tsv", ".txt") for packed in ("", ".gz", ".bz2", ".zst", ".lz4")
 )
+_TOO_LONG_FOR_BLOCKS = "straddles two block boundaries"
 _COLUMN_NUMBER = re.compile(r"In CSV column #(\d+): (?:CSV )?")
 
 
@@ -57,11 +57,11 @@ class CsvFormat:
     null_values: tuple[str, ...]
     on_bad_rows: BadRows
 
-    def reader(self, file: InputFile, block_bytes: int = BLOCK_BYTES) -> TextReader:
+    def reader(self, file: InputFile, bounds: TextBounds = UNLIMITED) -> TextReader:
         """Return a reader of whole rows."""
         return TextReader(
             file,
-            block_bytes=block_bytes,
+            bounds=bounds,
             quote=self.quote.encode() if self.quote else None,
             escape=self.escape.encode() if self.escape else None,
             encoding=self.encoding,
@@ -73,18 +73,41 @@ class CsvFormat:
         names: Sequence[str],
         types: Mapping[str, pa.DataType],
         columns: Sequence[str] | None,
-        on_short: Callable[[Any], Literal["skip", "error"]] | None,
+        short: list[Any] | None,
     ) -> pa.Table:
-        """Parse whole rows."""
+        """Parse whole rows; ``short`` is filled with those that have too few or too many values, an error if None."""
         if not data:
             wanted = names if columns is None else columns
             return pa.schema([(name, types.get(name, pa.null())) for name in wanted]).empty_table()
+        try:
+            return self._parse_in_blocks(data, min(len(data), 2**20), names, types, columns, short)
+        except pa.ArrowInvalid as error:
+            if _TOO_LONG_FOR_BLOCKS not in str(error):
+                raise
+        return self._parse_in_blocks(data, len(data), names, types, columns, short)
+
+    def _parse_in_blocks(
+        self,
+        data: bytes,
+        block_bytes: int,
+        names: Sequence[str],
+        types: Mapping[str, pa.DataType],
+        columns: Sequence[str] | None,
+        short: list[Any] | None,
+    ) -> pa.Table:
+        """Parse with as many threads as there are blocks; no row may reach over a whole one."""
+
+        def skip_short(row: Any) -> Literal["skip"]:
+            assert short is not None
+            short.append(row)
+            return "skip"
+
+        if short is not None:
+            short.clear()  # the same rows are parsed again and again where one does not parse
         quoted = self.quote is not None and self.quote.encode() in data
         return pa_csv.read_csv(
             io.BytesIO(data),
-            read_options=pa_csv.ReadOptions(
-                column_names=list(names), block_size=max(1, min(len(data), 2**20))
-            ),
+            read_options=pa_csv.ReadOptions(column_names=list(names), block_size=block_bytes),
             parse_options=pa_csv.ParseOptions(
                 delimiter=self.delimiter,
                 quote_char=self.quote or False,
@@ -92,7 +115,7 @@ class CsvFormat:
                 newlines_in_values=quoted,
                 # In a file of one column an empty line is a null.
                 ignore_empty_lines=len(names) > 1,
-                invalid_row_handler=on_short,
+                invalid_row_handler=None if short is None else skip_short,
             ),
             convert_options=pa_csv.ConvertOptions(
                 column_types=dict(types),
@@ -114,7 +137,7 @@ class CsvSource:
     _format: CsvFormat
     _full_schema: pa.Schema
     _bad: BadRowCounter = field(default_factory=BadRowCounter)
-    _block_bytes: int = BLOCK_BYTES
+    _bounds: TextBounds = UNLIMITED
 
     @classmethod
     def open(
@@ -214,11 +237,15 @@ class CsvSource:
     @property
     def reading_bytes(self) -> int:
         """Bytes that a reader holds at most beside its batches."""
-        return reading_bytes(self._block_bytes)
+        return self._bounds.reading_bytes
 
     def with_blocks(self, block_bytes: int) -> Self:
         """Return the source read in blocks of about so many bytes of text, where those are smaller."""
-        return replace(self, _block_bytes=bounded_block_bytes(block_bytes))
+        return replace(self, _bounds=self._bounds.with_blocks(block_bytes))
+
+    def with_reading_bound(self, most_bytes: int) -> Self:
+        """Return the source whose readers refuse what has to be read as a whole, and takes more."""
+        return replace(self, _bounds=self._bounds.with_reading_bound(most_bytes))
 
     def with_projection(self, names: Sequence[str]) -> Self:
         """Return the source with only these columns; the others are not converted, and not checked."""
@@ -239,7 +266,7 @@ class CsvSource:
                 self._format,
                 self._full_schema,
                 self._bad,
-                self._block_bytes,
+                self._bounds,
             )
             for file in self._files
         )
@@ -256,7 +283,7 @@ class CsvPartition:
     _format: CsvFormat
     _full_schema: pa.Schema
     _bad: BadRowCounter
-    _block_bytes: int = BLOCK_BYTES
+    _bounds: TextBounds = UNLIMITED
     num_rows: None = None
     """Unknown."""
     size_bytes: None = None
@@ -272,18 +299,13 @@ class CsvPartition:
         types = dict(zip(self._full_schema.names, self._full_schema.types, strict=True))
         # Rows without any column still have to be counted: one column is read and dropped.
         columns = self.schema.names or self._full_schema.names[:1]
-        with self._format.reader(self._file, self._block_bytes) as reader:
+        with self._format.reader(self._file, self._bounds) as reader:
             names = self._names(reader)
             skips = self._format.on_bad_rows == "skip"
-            short: list[Any] = []  # rows with too few or too many values, in what was parsed last
-
-            def skip_short(row: Any) -> Literal["skip"]:
-                short.append(row)
-                return "skip"
+            short: list[Any] = []  # in what was parsed last
 
             def parse(data: bytes) -> pa.Table:
-                short.clear()  # looking for a row that does not parse, the same rows are parsed again and again
-                return self._format.parse(data, names, types, columns, skip_short if skips else None)
+                return self._format.parse(data, names, types, columns, short if skips else None)
 
             def on_bad(record: BadRecord) -> None:
                 self._on_bad(record, names)
@@ -344,9 +366,7 @@ def _find_schema(
 
         def parse(data: bytes) -> pa.Table:
             known = {name: kind for name, kind in given.items() if name in names}
-            return form.parse(
-                data, names, known, None, lambda row: "skip" if form.on_bad_rows == "skip" else "error"
-            )
+            return form.parse(data, names, known, None, [] if form.on_bad_rows == "skip" else None)
 
         def on_bad(record: BadRecord) -> None:
             if form.on_bad_rows == "error":

@@ -1,22 +1,25 @@
 """Arrow IPC files as a source: the file format (also Feather 2) and streams, memory mapped where local.
 
 Covers files of record batches, compressed or not; uncompressed local ones are not copied: batches are windows
-on the page cache. A file must not be cut short while it is read. Does not cover Feather 1.
+on the page cache. A compressed batch is decoded as a whole. A file must not be cut short while it is read. What is
+known of files before is in `ipc_catalog`. Does not cover Feather 1.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
-from dataflare.kernels.errors import ReadError, SchemaError
-from dataflare.schema import column_index, require_unique_names
+from dataflare.control.budget import format_bytes
+from dataflare.kernels.errors import MemoryLimitError
+from dataflare.schema import column_index
 from dataflare.sources.agreement import check_agreement
-from dataflare.sources.paths import InputFile, PathsArgument, find_files, read_failure
+from dataflare.sources.ipc_catalog import IpcCatalog, IpcFile, ReadingNeed, damaged, read_columns
+from dataflare.sources.ipc_metadata import Message, next_message
+from dataflare.sources.paths import PathsArgument, find_files
 from dataflare.sources.slicing import slice_record_batch, slice_table
 
 if TYPE_CHECKING:
@@ -26,36 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["IpcPartition", "IpcSource"]
 
 _SUFFIXES = (".arrow", ".arrows", ".feather", ".ipc")
-_FILE_MAGIC = b"ARROW1"
 _PARTITION_ROWS = 1_048_576
-
-
-@dataclass(frozen=True, eq=False)
-class _IpcFile:
-    """One file, and what its head says; rows are counted when somebody asks."""
-
-    file: InputFile
-    schema: pa.Schema
-    batch_rows: tuple[int, ...] | None
-    """Records of each batch; None for a stream, which only reading through tells."""
-    is_mapped: bool
-    """Whether batches are windows on the file; otherwise columns that are not wanted are better left out."""
-
-
-class _Catalog:
-    """The files of one source; all but the first are opened when somebody asks."""
-
-    def __init__(self, files: Sequence[InputFile]) -> None:
-        self.files = tuple(files)
-        self.first = _inspect(self.files[0])
-        self._all: tuple[_IpcFile, ...] | None = None
-        self._lock = threading.Lock()
-
-    def all(self) -> tuple[_IpcFile, ...]:
-        with self._lock:
-            if self._all is None:
-                self._all = (self.first, *(_inspect(file) for file in self.files[1:]))
-            return self._all
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +38,8 @@ class IpcSource:
 
     schema: pa.Schema
     """Schema of the batches."""
-    _catalog: _Catalog
+    _catalog: IpcCatalog
+    _most_bytes: int | None = None
 
     @classmethod
     def open(cls, paths: PathsArgument, *, filesystem: Any | None = None) -> IpcSource:
@@ -81,7 +56,7 @@ class IpcSource:
         ReadError
             There is no such file, or it is not an Arrow IPC file.
         """
-        catalog = _Catalog(find_files(paths, suffixes=_SUFFIXES, filesystem=filesystem))
+        catalog = IpcCatalog(find_files(paths, suffixes=_SUFFIXES, filesystem=filesystem))
         return cls(catalog.first.schema, catalog)
 
     @property
@@ -93,7 +68,7 @@ class IpcSource:
 
     @property
     def num_rows(self) -> int | None:
-        """Records; None when one of the files is a stream."""
+        """Records; None when one of the files is a stream that is not on this machine, or is damaged."""
         total = 0
         for entry in self._catalog.all():
             if entry.batch_rows is None:
@@ -103,9 +78,27 @@ class IpcSource:
 
     @property
     def size_bytes(self) -> int | None:
-        """Bytes of the files for the share of columns that is read: right for uncompressed ones."""
+        """Bytes in memory of the columns; where only reading tells, the share of columns of the files' bytes."""
+        size_bytes = self._need.size_bytes
+        if size_bytes is not None:
+            return size_bytes
         total = sum(file.size_bytes for file in self._catalog.files)
         return total * len(self.schema) // max(1, len(self._catalog.first.schema))
+
+    @property
+    def reading_bytes(self) -> int:
+        """Bytes that a reader holds at most beside its batches: what is not mapped, but decoded or fetched."""
+        need = self._need
+        return max(need.most_bytes, self._most_bytes or 0) if need.size_bytes is None else need.most_bytes
+
+    @property
+    def reading_detail(self) -> str | None:
+        """What makes `reading_bytes` as large as it is, and what can be done about it."""
+        return self._need.detail
+
+    def with_reading_bound(self, most_bytes: int) -> Self:
+        """Return the source whose readers refuse a batch that takes more, where only reading tells how much it is."""
+        return replace(self, _most_bytes=most_bytes)
 
     def with_projection(self, names: Sequence[str]) -> Self:
         """Return the source with only these columns."""
@@ -128,18 +121,25 @@ class IpcSource:
             check_agreement(
                 entry.file.shown, entry.schema, first.file.shown, self.schema, every_column=every_column
             )
-            if entry.batch_rows is None:
-                partitions.append(IpcPartition(self.schema, entry, None, None))
+            counts = entry.batch_rows
+            if entry.is_stream or counts is None:
+                rows = None if counts is None else sum(counts)
+                if rows != 0:
+                    partitions.append(IpcPartition(self.schema, entry, None, rows, self._most_bytes))
                 continue
             begin = rows = 0
-            for number, count in enumerate(entry.batch_rows):
+            for number, count in enumerate(counts):
                 rows += count
-                if rows >= _PARTITION_ROWS or number == len(entry.batch_rows) - 1:
+                if rows >= _PARTITION_ROWS or number == len(counts) - 1:
                     if rows:
                         batches = range(begin, number + 1)
-                        partitions.append(IpcPartition(self.schema, entry, batches, rows))
+                        partitions.append(IpcPartition(self.schema, entry, batches, rows, self._most_bytes))
                     begin, rows = number + 1, 0
         return tuple(partitions)
+
+    @property
+    def _need(self) -> ReadingNeed:
+        return self._catalog.reading_need(self.schema.names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,10 +148,11 @@ class IpcPartition:
 
     schema: pa.Schema
     """Schema of the batches."""
-    _entry: _IpcFile
+    _entry: IpcFile
     _batches: range | None
     num_rows: int | None
-    """Records; None for a stream."""
+    """Records; None where only reading tells."""
+    _most_bytes: int | None = None
 
     @property
     def description(self) -> str:
@@ -167,117 +168,112 @@ class IpcPartition:
 
     def read(self, batch_rows: Callable[[], int]) -> Iterator[SharedDataBatch]:
         """Cut the batches of the file; see `dataflare.sources.base.SourcePartition.read`."""
+        entry = self._entry
         fields: list[int] = []
-        if not self._entry.is_mapped and len(
-            self._entry.schema
-        ):  # leaving columns out makes PyArrow copy the others
-            # No field at all would mean all of them; one is needed to learn how many rows there are.
-            fields = sorted(self._entry.schema.get_field_index(name) for name in self.schema.names) or [0]
+        names = read_columns(self.schema.names, entry.schema)
+        if not entry.is_mapped and len(names) < len(entry.schema):  # otherwise Arrow copies them first
+            fields = sorted(entry.schema.get_field_index(name) for name in names)
         options = pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
-        with _opened(self._entry.file) as handle:
-            for number, batch in self._file_batches(handle, options):
+        with entry.open() as handle:
+            for number, batch in self._file_batches(handle, options, names):
                 try:
                     batch.validate()
                 except ValueError as error:
-                    raise _damaged(self._entry.file, number, error) from error
+                    raise damaged(entry.file, number, error) from error
                 if not self.schema:
                     rows = pa.Table.from_batches([batch]).select([])
+                    del batch
                     yield from slice_table(self.schema, rows, batch_rows)
                 elif batch.num_rows:
                     columns = [_fitted(batch, field) for field in self.schema]
-                    yield from slice_record_batch(
-                        self.schema, pa.RecordBatch.from_arrays(columns, schema=self.schema), batch_rows
-                    )
+                    batch = pa.RecordBatch.from_arrays(columns, schema=self.schema)
+                    del columns
+                    yield from slice_record_batch(self.schema, batch, batch_rows)
+                    del batch  # or it stays while the next one is decoded
 
     def _file_batches(
-        self, handle: pa.NativeFile, options: pa.ipc.IpcReadOptions
+        self, handle: pa.NativeFile, options: pa.ipc.IpcReadOptions, names: Sequence[str]
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        entry, layout = self._entry, self._entry.layout
+        check = _SizeCheck(entry, handle, names, self._most_bytes)
         number = 0
         try:
-            if self._batches is None:
-                with pa.ipc.open_stream(handle, options=options) as stream:
-                    for number, batch in enumerate(stream):
-                        yield number, batch
-            else:
+            if self._batches is not None:
+                assert layout is not None  # of a file
                 reader = pa.ipc.open_file(handle, options=options)
+                dictionaries = layout.dictionaries  # all are read with the first batch
                 for number in self._batches:
+                    check.note(number, (*dictionaries, layout.batches[number]))
+                    dictionaries = ()
                     yield number, reader.get_batch(number)
+                return
+            with pa.ipc.open_stream(handle, options=options) as stream:
+                while layout is None or not layout.is_complete or number < len(layout.batches):
+                    check.note_next(number)
+                    try:
+                        batch = stream.read_next_batch()
+                    except StopIteration:
+                        return
+                    yield number, batch
+                    del batch
+                    number += 1
         except (OSError, pa.ArrowException) as error:
-            raise _damaged(self._entry.file, number, error) from error
+            raise damaged(entry.file, number, error) from error
+
+
+class _SizeCheck:
+    """Refuses a batch that takes too much, before it is decoded, where nobody knew when the run was prepared."""
+
+    def __init__(
+        self, entry: IpcFile, handle: pa.NativeFile, names: Sequence[str], most_bytes: int | None
+    ) -> None:
+        self._entry = entry
+        self._handle = handle
+        self._names = names
+        self._most_bytes = None if entry.tells_sizes else most_bytes
+        self._before_bytes = 0
+        self._dictionary_bytes = 0
+
+    def note_next(self, number: int) -> None:
+        """Take note of the batch of a stream that is read next, and of the dictionaries before it."""
+        if self._most_bytes is not None:
+            position = self._handle.tell()
+            self.note(number, _messages_until_batch(self._handle, position))
+            self._handle.seek(position)  # files of fsspec move on wherever they are read
+
+    def note(self, number: int, messages: Sequence[Message]) -> None:
+        """Take note of a batch that is read next, after the dictionaries that it needs."""
+        most_bytes = self._most_bytes
+        if most_bytes is None:
+            return
+        batch_bytes = 0
+        for message in messages:
+            _, held_bytes = self._entry.sizes(self._handle, message, self._names)
+            if message.is_dictionary:
+                self._dictionary_bytes += held_bytes
+            else:
+                batch_bytes = held_bytes
+        others_bytes = self._before_bytes + self._dictionary_bytes
+        if batch_bytes + others_bytes > most_bytes:
+            before = f", after {format_bytes(others_bytes)} that are held already" if others_bytes else ""
+            raise MemoryLimitError(
+                f"{self._entry.file.shown}: batch {number} is read as a whole, which takes {format_bytes(batch_bytes)}"
+                f"{before}, and the memory limit leaves {format_bytes(most_bytes)} to reading it. "
+                "Write it with smaller batches, or raise memory_limit."
+            )
+        self._before_bytes = batch_bytes
+
+
+def _messages_until_batch(handle: pa.NativeFile, offset: int) -> list[Message]:
+    messages: list[Message] = []
+    while (message := next_message(handle, offset)) is not None:
+        messages.append(message)
+        if message.is_batch:
+            break
+        offset = message.end
+    return messages
 
 
 def _fitted(batch: pa.RecordBatch, field: pa.Field[Any]) -> pa.Array[Any]:
     column = batch.column(field.name)
     return column if column.type == field.type else column.cast(field.type)
-
-
-def _opened(file: InputFile) -> pa.NativeFile:
-    if not file.is_local or not file.size_bytes:
-        return file.open()
-    try:
-        return pa.memory_map(file.path)
-    except OSError as error:
-        raise read_failure(file.shown, error) from error
-
-
-def _inspect(file: InputFile) -> _IpcFile:
-    with _opened(file) as handle:
-        if not handle.size():
-            raise ReadError(f"{file.shown}: is empty (0 bytes), not an Arrow IPC file.")
-        is_file = handle.read(len(_FILE_MAGIC)) == _FILE_MAGIC
-        handle.seek(0)
-        try:
-            if not is_file:
-                with pa.ipc.open_stream(handle) as stream:
-                    return _checked(_IpcFile(file, stream.schema.remove_metadata(), None, file.is_local))
-            reader = pa.ipc.open_file(handle)
-            schema = reader.schema.remove_metadata()
-            count = reader.num_record_batches
-            is_mapped = file.is_local and (not count or _is_within(handle, reader.get_batch(0)))
-            if not is_mapped and len(schema):
-                # Reading one column of each batch is the only way to its length.
-                reader = pa.ipc.open_file(handle, options=pa.ipc.IpcReadOptions(included_fields=[0]))
-            rows = tuple(reader.get_batch(number).num_rows for number in range(count))
-        except (OSError, pa.ArrowException) as error:
-            raise _not_ipc(file, is_file, error) from error
-        return _checked(_IpcFile(file, schema, rows, is_mapped))
-
-
-def _is_within(handle: pa.NativeFile, batch: pa.RecordBatch) -> bool:
-    """Whether a batch's memory is the mapped file itself, rather than what was decompressed from it."""
-    handle.seek(0)
-    file = handle.read_buffer()
-    buffers = [
-        buffer
-        for column in batch.columns
-        for buffer in column.buffers()
-        if buffer is not None and buffer.size
-    ]
-    return all(file.address <= buffer.address < file.address + file.size for buffer in buffers)
-
-
-def _checked(entry: _IpcFile) -> _IpcFile:
-    try:
-        require_unique_names(entry.schema)
-    except SchemaError as error:
-        raise ReadError(f"{entry.file.shown}: {error}") from error
-    return entry
-
-
-def _not_ipc(file: InputFile, is_file: bool, error: Exception) -> ReadError:
-    if is_file:
-        return ReadError(
-            f"{file.shown}: is a truncated or damaged Arrow IPC file: it begins as one, but "
-            f"{_first_line(error)}. Was it copied only in part, or is it still being written?"
-        )
-    return ReadError(f"{file.shown}: is not an Arrow IPC file or stream: {_first_line(error)}.")
-
-
-def _damaged(file: InputFile, number: int, error: Exception) -> ReadError:
-    return ReadError(
-        f"{file.shown}: batch {number} cannot be read: {_first_line(error)}. The file is damaged."
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,8 +1,8 @@
 """JSON files as a source: one object a line (NDJSON), or one array of objects.
 
 Covers types found at the beginning of the first file, bad records with their line, and bounded memory for
-NDJSON. A file that is one array has to be read as a whole, and takes several times its size in memory. Does
-not cover documents of another form.
+NDJSON. A file that is one array has to be read as a whole, and takes several times its size in memory: a run with
+a limit refuses those too large for it. Does not cover documents of another form.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import pyarrow as pa
 import pyarrow.json as pa_json
 
-from dataflare.kernels.errors import OptionError, ReadError
+from dataflare.control.budget import format_bytes
+from dataflare.kernels.errors import MemoryLimitError, OptionError, ReadError
 from dataflare.schema import column_index, require_unique_names
 from dataflare.sources.bad_rows import BadRowCounter, BadRows, check_bad_rows
 from dataflare.sources.paths import InputFile, PathsArgument, find_files
 from dataflare.sources.slicing import slice_table
 from dataflare.sources.text_blocks import (
-    BLOCK_BYTES,
+    UNLIMITED,
     BadRecord,
     TextBlock,
+    TextBounds,
     TextReader,
-    bounded_block_bytes,
     check_text_files,
     parse_records,
-    reading_bytes,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class JsonSource:
     _on_bad_rows: BadRows
     _unknown_fields: UnknownFields
     _bad: BadRowCounter = field(default_factory=BadRowCounter)
-    _block_bytes: int = BLOCK_BYTES
+    _bounds: TextBounds = UNLIMITED
 
     @classmethod
     def open(
@@ -126,11 +126,15 @@ class JsonSource:
     @property
     def reading_bytes(self) -> int:
         """Bytes that a reader holds at most beside its batches."""
-        return reading_bytes(self._block_bytes)
+        return self._bounds.reading_bytes
 
     def with_blocks(self, block_bytes: int) -> Self:
         """Return the source read in blocks of about so many bytes of text, where those are smaller."""
-        return replace(self, _block_bytes=bounded_block_bytes(block_bytes))
+        return replace(self, _bounds=self._bounds.with_blocks(block_bytes))
+
+    def with_reading_bound(self, most_bytes: int) -> Self:
+        """Return the source whose readers refuse what has to be read as a whole, and takes more."""
+        return replace(self, _bounds=self._bounds.with_reading_bound(most_bytes))
 
     def with_projection(self, names: Sequence[str]) -> Self:
         """Return the source with only these columns."""
@@ -151,7 +155,7 @@ class JsonSource:
                 self._on_bad_rows,
                 self._unknown_fields,
                 self._bad,
-                self._block_bytes,
+                self._bounds,
             )
             for file in self._files
         )
@@ -168,7 +172,7 @@ class JsonPartition:
     _on_bad_rows: BadRows
     _unknown_fields: UnknownFields
     _bad: BadRowCounter
-    _block_bytes: int = BLOCK_BYTES
+    _bounds: TextBounds = UNLIMITED
     num_rows: None = None
     """Unknown."""
     size_bytes: None = None
@@ -188,8 +192,8 @@ class JsonPartition:
         options = pa_json.ParseOptions(
             explicit_schema=columns, unexpected_field_behavior="error" if strict else "ignore"
         )
-        with TextReader(self._file, block_bytes=self._block_bytes) as reader:
-            for block in _blocks(reader, self._file):
+        with TextReader(self._file, bounds=self._bounds) as reader:
+            for block in _blocks(reader, self._file, self._bounds.whole_bytes):
                 for table in parse_records(
                     block, lambda data: _parse(data, options), reader.records, self._take_bad
                 ):
@@ -241,8 +245,8 @@ def _find_schema(file: InputFile, on_bad_rows: BadRows) -> pa.Schema:
     )
 
 
-def _blocks(reader: TextReader, file: InputFile) -> Iterator[TextBlock]:
-    """Yield blocks of lines; one array becomes a block of one line for each element."""
+def _blocks(reader: TextReader, file: InputFile, most_bytes: int | None = None) -> Iterator[TextBlock]:
+    """Yield blocks of lines; one array, which may have so many bytes, becomes a block of one line for each element."""
     first = reader.next_block()
     if first is None:
         return
@@ -250,7 +254,20 @@ def _blocks(reader: TextReader, file: InputFile) -> Iterator[TextBlock]:
         yield first
         yield from reader
         return
-    text = first.data + b"".join(block.data for block in reader)
+    pieces = [first.data]
+    size_bytes = len(first.data)
+    for block in reader:
+        pieces.append(block.data)
+        size_bytes += len(block.data)
+        if most_bytes is not None and size_bytes > most_bytes:
+            break
+    if most_bytes is not None and size_bytes > most_bytes:
+        raise MemoryLimitError(
+            f"{file.shown}: is one array, which is read as a whole, and has more than the {format_bytes(most_bytes)} "
+            "that the memory limit has room for. Write one object a line, or raise memory_limit."
+        )
+    text = b"".join(pieces)
+    del pieces
     try:
         elements = json.loads(text)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -21,21 +21,19 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = [
-    "BLOCK_BYTES",
+    "UNLIMITED",
     "BadRecord",
     "TextBlock",
+    "TextBounds",
     "TextReader",
-    "bounded_block_bytes",
     "check_text_files",
     "parse_records",
-    "reading_bytes",
     "shown_text",
 ]
 
 # Text, of which Arrow columns are about as large: a block of records is as large as one of Parquet.
-BLOCK_BYTES = 8 * 2**20
+_BLOCK_BYTES = 8 * 2**20
 _LONGEST_RECORD_BYTES = 64 * 2**20
-_LONGEST_RECORD_BLOCKS = 8
 _LEAST_BLOCK_BYTES = 2**16
 # A block, the start of the next one, and the table that it is parsed to, once again while it is built.
 _COPIES_OF_A_BLOCK = 4
@@ -43,6 +41,48 @@ _BOM = codecs.BOM_UTF8
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UNSUPPORTED_SUFFIXES = (".zip", ".xz", ".7z", ".rar", ".lzma", ".z")
 _SHOWN_CHARACTERS = 80
+
+
+@dataclass(frozen=True)
+class TextBounds:
+    """How much text is read at once.
+
+    Attributes
+    ----------
+    block_bytes
+        About how much a block of records has.
+    whole_bytes
+        The most that is read at once where it has to be, such as one record; it takes as many copies as a block. None
+        where memory is not limited.
+    """
+
+    block_bytes: int = _BLOCK_BYTES
+    whole_bytes: int | None = None
+
+    def with_blocks(self, block_bytes: int) -> TextBounds:
+        """Return the bounds where so many bytes are allowed for a block."""
+        return replace(self, block_bytes=max(_LEAST_BLOCK_BYTES, min(_BLOCK_BYTES, block_bytes)))
+
+    def with_reading_bound(self, most_bytes: int) -> TextBounds:
+        """Return the bounds where a reader may hold so many bytes."""
+        return replace(self, whole_bytes=max(_LEAST_BLOCK_BYTES, most_bytes // _COPIES_OF_A_BLOCK))
+
+    @property
+    def longest_record_bytes(self) -> int:
+        """About how long a record may be."""
+        return (
+            _LONGEST_RECORD_BYTES
+            if self.whole_bytes is None
+            else min(_LONGEST_RECORD_BYTES, self.whole_bytes)
+        )
+
+    @property
+    def reading_bytes(self) -> int:
+        """What a reader holds beside its batches, as long as records are short."""
+        return _COPIES_OF_A_BLOCK * self.block_bytes
+
+
+UNLIMITED = TextBounds()
 
 
 @dataclass(frozen=True)
@@ -92,16 +132,6 @@ def shown_text(record: bytes) -> str:
     return repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…")
 
 
-def bounded_block_bytes(block_bytes: int) -> int:
-    """Return how much text a block may have where ``block_bytes`` are allowed."""
-    return max(_LEAST_BLOCK_BYTES, min(BLOCK_BYTES, block_bytes))
-
-
-def reading_bytes(block_bytes: int) -> int:
-    """Return what a reader of blocks of so much text holds beside its batches."""
-    return _COPIES_OF_A_BLOCK * block_bytes
-
-
 def check_text_files(files: Sequence[InputFile], encoding: str) -> None:
     """Refuse unknown encodings, and compressions that cannot be read, before anything is read."""
     try:
@@ -131,8 +161,8 @@ class TextReader:
         The character after which a quote is just a character.
     encoding
         Of the file; blocks are UTF-8 always.
-    block_bytes
-        About how much text a block has.
+    bounds
+        How much is read at once.
     """
 
     def __init__(
@@ -142,14 +172,14 @@ class TextReader:
         quote: bytes | None = None,
         escape: bytes | None = None,
         encoding: str = "utf-8",
-        block_bytes: int = BLOCK_BYTES,
+        bounds: TextBounds = UNLIMITED,
     ) -> None:
         self._file = file
         self._quote = quote
         self._escape = escape
         self._encoding = codecs.lookup(encoding).name
         self._decoder = None if self._encoding == "utf-8" else codecs.getincrementaldecoder(encoding)()
-        self._block_bytes = block_bytes
+        self._bounds = bounds
         self._handle: pa.NativeFile | None = None
         self._rest = b""
         self._line = 1
@@ -184,19 +214,15 @@ class TextReader:
                 return self._block(data) if data else None
             pieces.append(piece)
             size_bytes += len(piece)
-            if size_bytes < self._block_bytes:
+            if size_bytes < self._bounds.block_bytes:
                 continue
             data = b"".join(pieces)
             end = self._last_record_end(data)
             if end:
                 self._rest = data[end:]
                 return self._block(data[:end])
-            if size_bytes > min(_LONGEST_RECORD_BYTES, _LONGEST_RECORD_BLOCKS * self._block_bytes):
-                raise ReadError(
-                    f"{self._file.shown}, line {self._line:,}: no record ends within {size_bytes:,} bytes. "
-                    "Is a quote never closed, or is it no text file? Longer records, up to "
-                    f"{format_bytes(_LONGEST_RECORD_BYTES)}, need a higher memory_limit."
-                )
+            if size_bytes > self._bounds.longest_record_bytes:
+                raise self._too_long(size_bytes)
             pieces = [data]
 
     def take_record(self) -> TextBlock | None:
@@ -215,6 +241,20 @@ class TextReader:
         """Yield for each record the position where it ends, and the line ends in it."""
         return record_ends(data, self._quote, self._escape)
 
+    def _too_long(self, size_bytes: int) -> ReadError:
+        longest_bytes = self._bounds.longest_record_bytes
+        if longest_bytes < _LONGEST_RECORD_BYTES:
+            bound = (
+                f"The memory limit has room for one of {format_bytes(longest_bytes)}: raise memory_limit for longer "
+                f"ones, up to {format_bytes(_LONGEST_RECORD_BYTES)}."
+            )
+        else:
+            bound = f"A record may have {format_bytes(longest_bytes)}."
+        return ReadError(
+            f"{self._file.shown}, line {self._line:,}: no record ends within {size_bytes:,} bytes. Is a quote never "
+            f"closed, or is it no text file? {bound}"
+        )
+
     def _block(self, data: bytes) -> TextBlock:
         block = TextBlock(data, self._line, self._offset)
         self._line += data.count(b"\n")
@@ -227,7 +267,7 @@ class TextReader:
             return b""
         first, self._begun = not self._begun, True
         try:
-            data: bytes = self._handle.read(self._block_bytes)
+            data: bytes = self._handle.read(self._bounds.block_bytes)
         except (OSError, ValueError) as error:
             raise read_failure(self._file.shown, error) from error
         self._ended = not data

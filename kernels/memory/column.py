@@ -252,8 +252,34 @@ class HostColumn:
                 data_bytes += (self.length + 7) // 8
             return data_bytes
         if type_id in _VIEWS:
-            return self._view_nbytes()
+            lengths, _, texts = self._views()
+            text_bytes = int(lengths[lengths > 12].sum(dtype="i8"))  # shorter ones lie in the view itself
+            if text_bytes:
+                text_bytes = min(text_bytes, sum(text.size for text in texts if text is not None))
+            return self.own_bytes + text_bytes
         return self.to_arrow().nbytes
+
+    @property
+    def own_bytes(self) -> int:
+        """Bytes of `nbytes` beside `shared_bytes`."""
+        if self.type.id in _VIEWS:
+            return 16 * self.length + (0 if self._absent_validity() else (self.length + 7) // 8)
+        if self.type.id == _DICTIONARY and self.dictionary.addresses:
+            return self.nbytes - self.dictionary.nbytes
+        return self.nbytes
+
+    def shared_bytes(self) -> dict[int, tuple[int, int]]:
+        """Return by address the memory that other columns may have as well: the texts of views, and a dictionary.
+
+        How many bytes of it these rows refer to, at most, and how many there are. Dictionaries without `addresses` are
+        not among it.
+        """
+        if self.type.id in _VIEWS:
+            return self._viewed_bytes()
+        if self.type.id == _DICTIONARY and (addresses := self.dictionary.addresses):
+            nbytes = self.dictionary.nbytes
+            return {max(addresses): (nbytes, nbytes)}
+        return {}
 
     @property
     def held_bytes(self) -> int:
@@ -310,18 +336,30 @@ class HostColumn:
     def _absent_validity(self) -> bool:
         return self._null_count == 0 or not self.addresses[0]
 
-    def _view_nbytes(self) -> int:
+    def _views(self) -> tuple[Any, Any, list[pa.Buffer | None]]:
+        """Return the lengths of the views, the numbers of the buffers that have their texts, and those buffers."""
+        import numpy as np
+
+        _, views, *texts = self.to_arrow().buffers()
+        if views is None or not self.length:
+            return np.empty(0, "<i4"), np.empty(0, "<i4"), texts
+        parts = np.frombuffer(memoryview(views), dtype="<i4", count=4 * self.length, offset=16 * self.offset)
+        return parts[::4], parts[2::4], texts
+
+    def _viewed_bytes(self) -> dict[int, tuple[int, int]]:
         """Arrow counts every data buffer in full for each slice; count what these rows refer to."""
         import numpy as np
 
-        validity_bytes = 0 if self._absent_validity() else (self.length + 7) // 8
-        views = self.to_arrow().buffers()[1]
-        if views is None or not self.length:
-            return 0
-        lengths = np.frombuffer(
-            memoryview(views), dtype="<i4", count=4 * self.length, offset=16 * self.offset
-        )[::4]
-        return validity_bytes + 16 * self.length + int(lengths[lengths > 12].sum(dtype=np.int64))
+        lengths, numbers, texts = self._views()
+        # Shorter ones lie in the view itself, and what is null may be anything.
+        is_elsewhere = (lengths > 12) & (numbers >= 0) & (numbers < len(texts))
+        sums = np.bincount(numbers[is_elsewhere], lengths[is_elsewhere], minlength=len(texts)).tolist()
+        return {
+            # Several views of one text count once as far as that can be told: the buffer has no more.
+            text.address: (min(int(nbytes), text.size), text.size)
+            for text, nbytes in zip(texts, sums, strict=True)
+            if text is not None and nbytes
+        }
 
     def __len__(self) -> int:
         return self.length

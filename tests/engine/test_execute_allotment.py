@@ -46,8 +46,8 @@ def test_nothing_is_bounded_where_nothing_is_known_or_nothing_is_read() -> None:
         Allotment.of(RunOptions(), host(1, 2), in_memory=True),
     ):
         assert known.limit_bytes is None
-        assert known.window(2, 4) == 4
-        assert known.batch_bytes([StageNeed("reading", 2, 100)], 2, 4) is None
+        assert known.batches([StageNeed("reading", 2, 100)], 2, 2, 4) == (None, 4)
+        assert known.kept_by_allocators(None).bytes_a_task == 0
 
 
 @pytest.mark.parametrize("limit_bytes", [MIB, 64 * MIB, 200 * MIB, 2**34])
@@ -58,16 +58,21 @@ def test_what_stands_and_all_batches_together_fit(limit_bytes: int, tasks: int) 
         StageNeed("reading", tasks, limit_bytes // (4 * tasks)),
         StageNeed("gathering", 1, limit_bytes // 8),
     ]
-    window = shares.window(tasks, 4)
-    batch_bytes = shares.batch_bytes(standing, tasks, window)
+    batch_bytes, window = shares.batches(standing, tasks, 2, 4)
     assert batch_bytes is not None
     assert 2 <= window <= 4
     assert sum(need.total_bytes for need in standing) + tasks * window * batch_bytes <= limit_bytes
 
 
+def test_what_stands_and_cannot_be_refused_does_not_make_batches_tiny() -> None:
+    too_large = [StageNeed("reading", 1, 100 * MIB)]
+    assert Allotment(64 * MIB, is_given=False).batches(too_large, 1, 2, 4) == (8 * MIB, 2)
+    assert allotment(64 * MIB).batches(too_large, 1, 2, 4).batch_bytes == 1  # and the run is refused
+
+
 def test_the_window_is_as_wide_as_ever_where_there_is_room() -> None:
-    assert allotment(2**33).window(2, 4) == 4
-    assert allotment(64 * MIB).window(2, 4) == 2
+    assert allotment(2**33).batches([], 1, 2, 4) == (2**33 // 6, 4)
+    assert allotment(64 * MIB).batches([StageNeed("reading", 1, 32 * MIB - 1)], 2, 2, 4) == (8 * MIB, 2)
 
 
 def test_source_and_sink_are_bounded_and_say_what_they_hold(tmp_path: Path) -> None:
@@ -183,3 +188,18 @@ def test_one_result_for_all_tasks_needs_no_bound_on_batches() -> None:
     table = pa.table({"a": pa.array(range(500_000))})
     pipeline = flare.from_arrow(table).filter(lambda r: r.a % 2 == 0)
     assert pipeline.collect(memory_limit="100MB", workers=2).num_rows == 250_000
+
+
+def test_compiled_code_counts_where_there_is_room(lines: Path, tmp_path: Path) -> None:
+    pipeline = kept(lines).write_parquet(tmp_path / "out.parquet")
+    assert "1 × 1.0 MiB for compiled code" in str(pipeline.explain(memory_limit="16MB"))
+    assert "compiled code" not in str(pipeline.explain(memory_limit="16MB", device="python"))
+    tight = ParquetSource.open(lines, decoder="native").with_blocks(1).reading_bytes + MIB
+    assert "compiled code" not in str(pipeline.explain(memory_limit=tight))
+    assert pipeline.run(memory_limit=tight).peak_host_bytes <= tight
+
+
+def test_a_result_that_is_kept_leaves_what_reading_holds(lines: Path) -> None:
+    everything = flare.read_parquet(lines, decoder="native").filter(lambda r: r.k >= 0)
+    with pytest.raises(MemoryLimitError, match="The result does not fit"):
+        everything.to_arrow(memory_limit="20MB", workers=1)

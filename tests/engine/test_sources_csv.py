@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dataflare as flare
 from dataflare.kernels.errors import OptionError, ReadError, SchemaError, SchemaMismatchError
 from dataflare.sources import text_blocks
 from dataflare.sources.csv import CsvSource
@@ -97,7 +98,7 @@ def read_in_blocks_of(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None
     begin = text_blocks.TextReader.__init__
 
     def begin_small(self: Any, file: Any, **options: Any) -> None:
-        begin(self, file, **{**options, "block_bytes": block_bytes})
+        begin(self, file, **{**options, "bounds": text_blocks.TextBounds(block_bytes)})
 
     monkeypatch.setattr(text_blocks.TextReader, "__init__", begin_small)
 
@@ -283,6 +284,14 @@ def test_a_quote_that_is_never_closed_does_not_take_all_memory(
         rows(CsvSource.open(path, column_types={"a": pa.int64(), "b": pa.string()}))
 
 
+def test_rows_of_megabytes_are_read_like_others(tmp_path: Path) -> None:
+    long = "y" * 5_000_000
+    path = write(tmp_path / "a.csv", f"a,b\n0\n1,x\n2,{long}\n3\n4,z\n")
+    source = CsvSource.open(path, on_bad_rows="skip")
+    assert [(row["a"], row["b"]) for row in rows(source)] == [(1, "x"), (2, long), (4, "z")]
+    assert source.bad_rows == 2
+
+
 def test_smaller_blocks_hold_less_and_refuse_a_record_longer_than_they_allow(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "a,b\n" + "".join(f"{n},text {n}\n" for n in range(20_000)))
     source = CsvSource.open(path)
@@ -291,5 +300,21 @@ def test_smaller_blocks_hold_less_and_refuse_a_record_longer_than_they_allow(tmp
     assert rows(small) == rows(source)
     long = write(tmp_path / "long.csv", f"a,b\n1,x\n2,{'y' * 2**20}\n")
     assert rows(CsvSource.open(long))[1]["b"] == "y" * 2**20
-    with pytest.raises(ReadError, match=r"long\.csv, line 3: no record ends within .* higher memory_limit"):
-        rows(CsvSource.open(long).with_blocks(2**16))
+    with pytest.raises(
+        ReadError, match=r"long\.csv, line 3: no record ends within .* 64.0 KiB: raise memory_limit"
+    ):
+        rows(CsvSource.open(long).with_blocks(2**16).with_reading_bound(2**18))
+    assert rows(CsvSource.open(long).with_blocks(2**16)) == rows(
+        CsvSource.open(long)
+    )  # nobody has set a limit
+
+
+def test_a_row_too_long_for_the_limit_of_a_run_is_refused_by_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "long.csv", "a,b\n" + "1,x\n" * 1_500_000 + f"2,{'y' * 12_000_000}\n")
+    pipeline = flare.read_csv(path).filter(lambda r: r.a > 1).write_parquet(tmp_path / "out.parquet")
+    with pytest.raises(
+        ReadError, match=r"long\.csv, line 1,500,002: .* 3\.8 MiB: raise memory_limit for longer"
+    ):
+        pipeline.run(memory_limit="64MB")
+    assert list(tmp_path.iterdir()) == [path]
+    assert pipeline.run(memory_limit="256MB").rows_out == 1

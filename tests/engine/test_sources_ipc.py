@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import fsspec  # type: ignore[import-untyped]
 import pyarrow as pa
 import pytest
 
-from dataflare.kernels.errors import ReadError, SchemaMismatchError
+import dataflare as flare
+from dataflare.kernels.errors import MemoryLimitError, ReadError, SchemaMismatchError
 from dataflare.sample_data import every_type, sample_array
 from dataflare.sources.ipc import IpcSource
 
@@ -38,7 +40,7 @@ TABLE = pa.table(
 def test_both_formats(tmp_path: Path, name: str, compression: str | None) -> None:
     source = IpcSource.open(write(tmp_path / name, TABLE, compression=compression))
     assert read(source) == TABLE.to_pylist()
-    assert source.num_rows == (None if name == "a.arrows" else 10)
+    assert source.num_rows == 10
     assert read(source.with_projection(["d", "n"])) == TABLE.select(["d", "n"]).to_pylist()
     counts = [
         batch.num_rows for part in source.with_projection([]).partitions() for batch in part.read(lambda: 99)
@@ -117,3 +119,88 @@ def test_a_change_of_schema_between_files(tmp_path: Path) -> None:
     write(tmp_path / "2.arrow", pa.table({"n": ["x"]}))
     with pytest.raises(SchemaMismatchError, match=r"2\.arrow: column 'n' is string, but int64 in .*1\.arrow"):
         IpcSource.open(tmp_path).partitions()
+
+
+ROWS = 200_000
+NUMBERS = pa.table({"a": range(ROWS), "b": [n * 0.5 for n in range(ROWS)], "c": [n % 7 for n in range(ROWS)]})
+
+
+def test_records_are_counted_without_decoding(tmp_path: Path) -> None:
+    for name in ("a.arrow", "a.arrows"):
+        path = write(tmp_path / name, NUMBERS, batch_rows=50_000, compression="zstd")
+        before = pa.total_allocated_bytes()
+        source = IpcSource.open(path)
+        assert source.num_rows == ROWS
+        assert source.size_bytes == ROWS * 24
+        assert pa.total_allocated_bytes() - before < 10_000
+        damaged = bytearray(path.read_bytes())
+        frame = damaged.index(b"\x28\xb5\x2f\xfd")  # where data compressed by zstd begin
+        damaged[frame : frame + 4] = b"none"
+        path.write_bytes(damaged)
+        assert IpcSource.open(path).num_rows == ROWS
+        with pytest.raises(ReadError, match=r"batch 0 cannot be read"):
+            read(IpcSource.open(path))
+
+
+def test_what_reading_holds_is_known_before(tmp_path: Path) -> None:
+    mapped = IpcSource.open(write(tmp_path / "mapped.arrow", NUMBERS, batch_rows=50_000))
+    assert mapped.reading_bytes == 0 and mapped.reading_detail is None
+    path = write(tmp_path / "packed.arrow", NUMBERS, batch_rows=50_000, compression="lz4")
+    packed = IpcSource.open(path)
+    assert 2 * 50_000 * 24 < packed.reading_bytes < 2 * 50_000 * 24 + path.stat().st_size
+    one = packed.with_projection(["b"])
+    assert 2 * 50_000 * 8 < one.reading_bytes < packed.reading_bytes / 2
+    assert one.size_bytes == ROWS * 8
+
+
+@pytest.mark.parametrize("name", ["a.arrow", "a.arrows"])
+def test_a_batch_too_large_for_the_limit_is_refused_before_anything_runs(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, NUMBERS, batch_rows=ROWS, compression="zstd")
+    out = tmp_path / "out.parquet"
+    pipeline = flare.read_ipc(path).filter(lambda r: r.c < 3)
+    with pytest.raises(
+        MemoryLimitError, match=r"batch 0 of .*a\.arrows? is read as a whole, .* MiB: .*smaller"
+    ):
+        pipeline.write_parquet(out).run(memory_limit="4MB", workers=1)
+    assert not out.exists()
+    smaller = write(tmp_path / f"smaller_{name}", NUMBERS, batch_rows=10_000, compression="zstd")
+    report = flare.read_ipc(smaller).filter(lambda r: r.c < 3).write_parquet(out).run(memory_limit="4MB")
+    assert report.rows_in == ROWS
+    assert report.peak_host_bytes <= 4_000_000
+    wanted = pipeline.select("c").write_parquet(tmp_path / "wanted.parquet")
+    assert wanted.run(memory_limit="4MB").rows_out == report.rows_out
+
+
+@pytest.mark.parametrize(
+    ("name", "compression"), [("a.arrows", None), ("a.arrows", "lz4"), ("a.arrow", "zstd")]
+)
+def test_a_batch_of_another_machine_is_refused_when_it_comes(
+    tmp_path: Path, name: str, compression: str | None
+) -> None:
+    batches = [NUMBERS.slice(0, 10_000), NUMBERS.slice(10_000, 10_000), NUMBERS.slice(20_000)]
+    path = tmp_path / name
+    new = pa.ipc.new_stream if path.suffix == ".arrows" else pa.ipc.new_file
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.OSFile(str(path), "wb") as file, new(file, NUMBERS.schema, options=options) as writer:
+        for batch in batches:
+            writer.write_table(batch)
+    elsewhere = fsspec.filesystem("memory")
+    elsewhere.pipe(f"/{name}", path.read_bytes())
+    pipeline = flare.read_ipc(f"memory://{name}").filter(lambda r: r.c < 3)
+    out = tmp_path / "out.parquet"
+    with pytest.raises(
+        MemoryLimitError, match=r"a\.arrows?: batch 2 is read as a whole.*, after .*smaller batches, or raise"
+    ):
+        pipeline.write_parquet(out).run(memory_limit="8MB", workers=1)
+    assert list(tmp_path.iterdir()) == [path]
+    assert pipeline.write_parquet(out).run(memory_limit="64MB").rows_in == ROWS
+    elsewhere.rm(f"/{name}")
+
+
+def test_uncompressed_files_of_another_machine_tell_what_they_take(tmp_path: Path) -> None:
+    elsewhere = fsspec.filesystem("memory")
+    elsewhere.pipe("/b.arrow", write(tmp_path / "b.arrow", NUMBERS, batch_rows=50_000).read_bytes())
+    source = IpcSource.open("memory://b.arrow")
+    assert source.reading_bytes == 2 * 50_000 * 24
+    assert "batch 0 of memory://b.arrow" in (source.reading_detail or "")
+    elsewhere.rm("/b.arrow")

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataflare.kernels.errors import OptionError, ReadError
+import dataflare as flare
+from dataflare.kernels.errors import MemoryLimitError, OptionError, ReadError
 from dataflare.sources import text_blocks
 from dataflare.sources.json import JsonSource
 
@@ -44,6 +45,29 @@ def test_an_array_is_read_like_lines(tmp_path: Path) -> None:
     assert rows(JsonSource.open(path)) == records
 
 
+def test_an_array_too_large_for_the_limit_of_a_run_is_refused(tmp_path: Path) -> None:
+    records = [{"a": n, "b": f"text {n}"} for n in range(20_000)]
+    path = write(tmp_path / "a.json", json.dumps(records, indent=1))
+    pipeline = flare.read_json(path).filter(lambda r: r.a < 10)
+    with pytest.raises(
+        MemoryLimitError, match=r"a\.json: is one array, .* more than the 488\.3 KiB .*one object a line"
+    ):
+        pipeline.count(memory_limit="8MB")
+    assert pipeline.count() == 10
+
+
+def test_a_line_too_long_for_the_limit_of_a_run_is_refused_by_its_number(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.jsonl", '{"a":1,"b":"x"}\n' * 1_000_000 + f'{{"a":2,"b":"{"y" * 12_000_000}"}}\n'
+    )
+    pipeline = flare.read_json(path).filter(lambda r: r.a > 1)
+    with pytest.raises(
+        ReadError, match=r"a\.jsonl, line 1,000,001: .* 3\.8 MiB: raise memory_limit for longer"
+    ):
+        pipeline.count(memory_limit="64MB")
+    assert pipeline.count(memory_limit="256MB") == 1
+
+
 def test_a_schema_may_be_given(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", '{"a":1}\n{"a":2,"t":"2020-01-02 03:04:05"}\n')
     source = JsonSource.open(path, schema={"a": pa.float32(), "t": pa.timestamp("s")})
@@ -63,7 +87,7 @@ def test_blocks_end_where_records_end(given_rows: list[dict[str, Any]]) -> None:
     begin = text_blocks.TextReader.__init__
 
     def begin_small(self: Any, file: Any, **options: Any) -> None:
-        begin(self, file, **{**options, "block_bytes": 16})
+        begin(self, file, **{**options, "bounds": text_blocks.TextBounds(16)})
 
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_blocks.TextReader, "__init__", begin_small)

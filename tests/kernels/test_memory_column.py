@@ -169,6 +169,17 @@ def test_bytes_by_hand():
     assert HostColumn.from_arrow(pa.array([True] * 9)).nbytes == 2
     assert HostColumn.from_arrow(pa.array(["x" * 12, "y" * 13], pa.string_view())).nbytes == 32 + 13
     assert HostColumn.from_arrow(pa.array([], pa.string_view())).nbytes == 0
+    long = pa.array(["x" * 100, "y" * 200], pa.string_view()).buffers()
+    again = pa.Array.from_buffers(
+        pa.string_view(), 8, [None, pa.py_buffer(long[1].to_pybytes() * 4), long[2]]
+    )
+    assert HostColumn.from_arrow(again).nbytes == 8 * 16 + 300
+    assert HostColumn.from_arrow(again.slice(2, 1)).nbytes == 16 + 100
+    two = pa.concat_arrays(
+        [pa.array(["x" * 100], pa.string_view()), pa.array(["z" * 50, None], pa.string_view())]
+    )
+    assert len(two.buffers()) == 4
+    assert HostColumn.from_arrow(two.slice(1)).nbytes == 1 + 2 * 16 + 50
 
 
 def test_repr_says_type_rows_and_nulls():
