@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import linecache
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,8 @@ __all__ = ["FunctionSource", "describe_function", "function_ast", "plain_functio
 
 FunctionNode = ast.Lambda | ast.FunctionDef
 _MAX_FOUND = 4096
+_MOST_ATTEMPTS = 20
+_parsing = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,7 +127,18 @@ def _find(code: CodeType, text: str) -> FunctionSource | None:
 
 @lru_cache(maxsize=32)
 def _parse(text: str) -> ast.Module:
-    return ast.parse(text)
+    """Return the tree of a file.
+
+    CPython 3.11 counts the depth of trees for all threads together, and gives up where two of them make one at the
+    same time (python/cpython#106905). Threads of ours wait for each other; those of others end soon.
+    """
+    with _parsing:
+        for _ in range(_MOST_ATTEMPTS - 1):
+            try:
+                return ast.parse(text)
+            except SystemError:
+                continue
+        return ast.parse(text)
 
 
 def _functions(tree: ast.AST) -> Iterator[FunctionNode]:

@@ -122,9 +122,9 @@ def test_memory_names_the_limit_what_is_kept_free_and_the_window(in_file: flare.
     assert kept[1].startswith("  1 × 813 B for Parquet ")
     assert kept[2] == "  1 × 813 B for results for collect"
     assert kept[3].startswith("  1 × ") and "MiB for reading Parquet " in kept[3]
-    assert window == "up to 5 batches on the way, 4.8 MiB"
+    assert window == "up to 5 batches on the way, 3.8 MiB"
     window = facts(in_file, memory_limit="5MB")["memory"].splitlines()[-1]
-    assert window == "up to 3 batches on the way, 1005.5 KiB"
+    assert window == "up to 3 batches on the way, 1.4 MiB"
 
 
 def test_a_limit_that_is_too_small_refuses_the_run_and_explains_the_rest(in_file: flare.Pipeline) -> None:

@@ -97,3 +97,25 @@ def test_a_changed_file_is_noticed(tmp_path: Any) -> None:
 def test_what_is_not_a_python_function_is_refused(not_a_function: Any) -> None:
     with pytest.raises(CompileError, match="not a Python function of one record"):
         function_ast(not_a_function)
+
+
+def test_a_parser_that_another_thread_has_confused_is_asked_again(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "confused.py"
+    path.write_text("f = lambda r: r.confused\n")
+    namespace: dict[str, Any] = {}
+    exec(compile(path.read_text(), str(path), "exec"), namespace)
+    parse, calls = ast.parse, []
+
+    def confused(text: str) -> ast.Module:
+        calls.append(text)
+        if len(calls) < 3:
+            raise SystemError("AST constructor recursion depth mismatch (before=90, after=65)")
+        return parse(text)
+
+    monkeypatch.setattr(ast, "parse", confused)
+    found = function_ast(namespace["f"])
+    monkeypatch.undo()
+    assert ast.unparse(found.node) == "lambda r: r.confused"
+    assert len(calls) == 3
