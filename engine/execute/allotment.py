@@ -24,6 +24,8 @@ _BLOCK_SHARE = 1 / 8
 _TEXT_BLOCK_SHARE = 1 / 16  # of which it takes several times as much to parse it
 # Of a limit that is given: two tasks with smaller blocks do more than one with larger ones.
 _MOST_BLOCK_BYTES = 14 << 20
+_LEAST_BLOCK_BYTES = 1 << 20
+_MOST_READING_SHARE = 1 / 2  # of one task
 _READING_SHARE = 1 / 4  # where it is not known before how much that takes
 _SINK_SHARE = 1 / 8
 _WAITING_SHARE = 1 / 4
@@ -77,7 +79,15 @@ class Allotment:
         if with_blocks is not None:
             share = _BLOCK_SHARE if with_reading_bound is None else _TEXT_BLOCK_SHARE
             block_bytes = max(1, int(self.limit_bytes * share))
-            source = with_blocks(min(block_bytes, _MOST_BLOCK_BYTES) if self.is_given else block_bytes)
+            if self.is_given:
+                block_bytes = min(block_bytes, _MOST_BLOCK_BYTES)
+            source = with_blocks(block_bytes)
+            # Blocks that leave no room for more than one task cost more than those that are cut.
+            while self.is_given and source.reading_bytes > self.limit_bytes * _MOST_READING_SHARE:
+                block_bytes //= 2
+                if block_bytes < _LEAST_BLOCK_BYTES:
+                    break
+                source = with_blocks(block_bytes)
             with_reading_bound = getattr(source, "with_reading_bound", None)
         if with_reading_bound is not None and self.is_given:
             source = with_reading_bound(max(1, int(self.limit_bytes * _READING_SHARE)))
