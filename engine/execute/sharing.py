@@ -21,9 +21,8 @@ class ReadMemory:
     """Tells the records of each batch from the dictionaries that they share with those before. For one reader."""
 
     def __init__(self) -> None:
-        self._dictionaries: dict[
-            int, HostColumn
-        ] = {}  # of each column: as long as it is held, its address is its own
+        # The last one of each column: as long as it is held, its address is its own.
+        self._dictionaries: dict[int, HostColumn] = {}
 
     def sizes(self, batch: SharedDataBatch) -> tuple[int, int]:
         """Return the bytes of a batch without its dictionaries, and those of dictionaries that are new."""
