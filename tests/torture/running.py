@@ -20,7 +20,7 @@ from torture.records import COLUMNS, Row, comparable, schema_of
 from torture.scenario import Scenario
 from torture.sources import open_source
 from torture.steps import build
-from torture.world import CANCEL_REASON, World
+from torture.world import CANCEL_REASON, RAISING, World
 
 from dataflare.actors import local_runtime
 from dataflare.execute import prepare, run, stream
@@ -202,6 +202,8 @@ class _Trial:
         due = {"right": ("completed",), "cancelled": ("stopped",), "interrupted": ("stopped",)}
         status = events[-1].status
         allowed = due.get(fate, ("failed", "stopped"))
+        if fate == "interrupted" and any(spot.action in RAISING for spot in self._scenario.spots):
+            allowed = ("failed", "stopped")  # Ctrl-C is for the caller; meanwhile the run may have failed by itself
         return [] if status in allowed else [f"the last progress event says {status}"]
 
     def _judge_folder(self, fate: Fate) -> list[str]:
