@@ -223,6 +223,8 @@ def read_back(ending: Ending, folder: Path, schema: pa.Schema) -> list[Row]:
         )
 
         def read(path: Path) -> pa.Table:
+            if not path.read_bytes().strip():  # no records, and so no columns where no schema was given
+                return pa.table({})
             return pa_csv.read_csv(path, convert_options=convert)
     elif ending.kind == "ipc":
         read = feather.read_table

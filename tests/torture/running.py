@@ -203,7 +203,8 @@ class _Trial:
         status = events[-1].status
         allowed = due.get(fate, ("failed", "stopped"))
         if fate == "interrupted" and any(spot.action in RAISING for spot in self._scenario.spots):
-            allowed = ("failed", "stopped")  # Ctrl-C is for the caller; meanwhile the run may have failed by itself
+            # Ctrl-C is for the caller; meanwhile the run may have failed by itself.
+            allowed = ("failed", "stopped")
         return [] if status in allowed else [f"the last progress event says {status}"]
 
     def _judge_folder(self, fate: Fate) -> list[str]:
