@@ -85,9 +85,10 @@ class Allotment:
             # Blocks that leave no room for more than one task cost more than those that are cut.
             while self.is_given and source.reading_bytes > self.limit_bytes * _MOST_READING_SHARE:
                 block_bytes //= 2
-                if block_bytes < _LEAST_BLOCK_BYTES:
+                smaller = with_blocks(block_bytes)
+                if block_bytes < _LEAST_BLOCK_BYTES or smaller.reading_bytes >= source.reading_bytes:
                     break
-                source = with_blocks(block_bytes)
+                source = smaller
             with_reading_bound = getattr(source, "with_reading_bound", None)
         if with_reading_bound is not None and self.is_given:
             source = with_reading_bound(max(1, int(self.limit_bytes * _READING_SHARE)))
