@@ -151,7 +151,7 @@ def test_memory_that_lies_idle_counts(lines: Path, tmp_path: Path) -> None:
 
 
 def test_sizes_that_the_limit_made_smaller_are_said_to_be_so(lines: Path, tmp_path: Path) -> None:
-    limited = kept(lines).write_parquet(tmp_path / "a.parquet").run(memory_limit=16_000_000, workers=2)
+    limited = kept(lines).write_parquet(tmp_path / "a.parquet").run(memory_limit=8_000_000, workers=2)
     free = kept(lines).write_parquet(tmp_path / "b.parquet").run(workers=2)
     assert limited.batch_size is not None and free.batch_size is not None
     assert limited.batch_size.bound == "memory" != free.batch_size.bound
