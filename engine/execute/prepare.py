@@ -157,6 +157,7 @@ class PreparedRun:
                 limit_rows=self.limit_rows,
                 num_rows=self.num_rows,
                 exact=options.batching is not None,
+                worth_rows=self.sizing.worth_rows,
             )
 
     def _decent_rows(self) -> int:

@@ -7,7 +7,7 @@ read (``dataflare.control``) or threads; a reader is safe to use from the tasks 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ class SharedReader:
 
     To its users all partitions are one, number 0. It takes each partition whole and cuts it itself: with
     ``exact`` into the sizes that are asked for, otherwise at multiples of 64 rows, into batches that shrink
-    towards the end, so that all tasks finish at about the same time.
+    towards the end, so that all tasks finish at about the same time. Where ``worth_rows`` tells with how many rows a
+    batch is worth what it costs by itself, they shrink no further.
     """
 
     ALIGNMENT_ROWS = 64
@@ -164,12 +165,14 @@ class SharedReader:
         limit_rows: int | None,
         num_rows: int | None,
         exact: bool,
+        worth_rows: Callable[[], int] = lambda: 0,
     ) -> None:
         self._lock = threading.Lock()
         self._reader = PartitionReader(PartitionQueue(partitions, limit_rows))
         self._blocks = self._reader.whole()
         self._share = 2 * tasks
         self._exact = exact
+        self._worth_rows = worth_rows
         self._left = num_rows
         self._block: SharedDataBatch | None = None
         self._block_rows = 0
@@ -196,7 +199,7 @@ class SharedReader:
             left = self._left
             if not self._exact:
                 if left is not None and left < rows * self._share:
-                    rows = min(rows, max(left // self._share, self.LEAST_ROWS))
+                    rows = min(rows, max(left // self._share, self.LEAST_ROWS, self._worth_rows()))
                 # In parts of equal size, so that no block ends with a batch that is hardly worth a turn.
                 ahead = self._block_rows - self._block_start
                 rows = -(-ahead // -(-ahead // rows))

@@ -101,6 +101,17 @@ class BatchSizing:
             return found._replace(bound="source")
         return found
 
+    def worth_rows(self) -> int:
+        """Return the rows of a batch that spends four fifths of its time on them; 0 where costs are not known yet."""
+        found = self.batcher.found
+        if not found.fixed_cost_s:
+            return 0
+        return (
+            min(math.ceil(4.0 * found.fixed_cost_s / found.row_cost_s), MOST_ROWS)
+            if found.row_cost_s
+            else MOST_ROWS
+        )
+
     def remember(self) -> None:
         """Keep the batch size for the next run of the same work, on disk too if there is news."""
         found = self.found

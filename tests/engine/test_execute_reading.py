@@ -150,6 +150,24 @@ def test_shared_batches_begin_at_multiples_of_64_and_shrink_towards_the_end() ->
     assert rows[-1] <= SharedReader.LEAST_ROWS
 
 
+def test_shared_batches_shrink_no_further_than_they_are_worth() -> None:
+    total, worth_rows = 40 * SharedReader.LEAST_ROWS, 5 * SharedReader.LEAST_ROWS
+    reader = SharedReader(
+        partitions([total]),
+        tasks=2,
+        limit_rows=None,
+        num_rows=total,
+        exact=False,
+        worth_rows=lambda: worth_rows,
+    )
+    rows = []
+    while isinstance(read := reader.read(8 * SharedReader.LEAST_ROWS), BatchRead):
+        rows.append(read.batch.num_rows)
+    assert sum(rows) == total
+    assert min(rows[:-1]) >= worth_rows // 2  # of a block, even parts
+    assert len(rows) <= 9
+
+
 def test_a_size_that_the_user_gave_is_kept_exactly() -> None:
     reader = SharedReader(partitions([2500]), tasks=2, limit_rows=None, num_rows=2500, exact=True)
     batches = [read for read in drain(reader, 1000) if isinstance(read, BatchRead)]
