@@ -163,8 +163,8 @@ class SourceTask(TaskActor):
         alone = self._window == run.window
         admission = run.admit(self.name, alone=alone)
         if admission is None:
-            wait_s = run.seconds_until_credits(self.name, alone=alone)
-            if wait_s is not None:  # a rate limit: no message will say that time has passed
+            wait_s = run.seconds_until_room(self.name, alone=alone)
+            if wait_s is not None:  # no message will say that there is
                 self.context.wake_after(wait_s)
             elif alone:
                 run.refuse_record(self.name)

@@ -268,6 +268,10 @@ class WorkflowActor(Actor):
             interrupt = getattr(self._run.plan.sink, "interrupt", None)
             if interrupt is not None:  # a sink that waits for its consumer
                 interrupt()
+        for partition in self._run.partitions:
+            stop_waiting = getattr(partition, "interrupt", None)
+            if stop_waiting is not None:  # a source that waits for whoever feeds it
+                stop_waiting()
         cancel = Cancel()
         for name in left:
             with contextlib.suppress(RunError):  # without a thread it has not begun, and never will

@@ -82,12 +82,13 @@ class Allotment:
             if self.is_given:
                 block_bytes = min(block_bytes, _MOST_BLOCK_BYTES)
             source = with_blocks(block_bytes)
-            # Blocks that leave no room for more than one task cost more than those that are cut.
-            while self.is_given and source.reading_bytes > self.limit_bytes * _MOST_READING_SHARE:
-                block_bytes //= 2
-                if block_bytes < _LEAST_BLOCK_BYTES:
-                    break
-                source = with_blocks(block_bytes)
+            if self.is_given:
+                # One that leaves no room for more than one task costs more than if it is cut, where it can be.
+                most_bytes = int(self.limit_bytes * _MOST_READING_SHARE)
+                while source.reading_bytes > most_bytes and block_bytes >= 2 * _LEAST_BLOCK_BYTES:
+                    block_bytes //= 2
+                    smaller = with_blocks(block_bytes)
+                    source = smaller if smaller.reading_bytes <= most_bytes else source
             with_reading_bound = getattr(source, "with_reading_bound", None)
         if with_reading_bound is not None and self.is_given:
             source = with_reading_bound(max(1, int(self.limit_bytes * _READING_SHARE)))

@@ -13,7 +13,7 @@ from functools import lru_cache
 __all__ = ["GrowthBound", "MemoryUse"]
 
 _STATM = "/proc/self/statm"
-_BEARABLE_SHARE = 7 / 8  # what is decoded and encoded until the next look is to fit as well
+_BEARABLE_SHARE = 3 / 4  # what is decoded and encoded until the next look is to fit as well
 # Of the limit: a look costs microseconds, giving back some milliseconds, and the pages have to be got anew.
 _STEP_SHARE = 1 / 16
 

@@ -45,6 +45,8 @@ __all__ = ["PreparedRun", "prepare_run", "preview_run"]
 
 _LEAST_ROWS_A_TASK = 32_768  # below this a second core costs more to wake than it computes
 _LEAST_TURNS = 4
+_DECENT_BATCH_BYTES = 2 << 20
+_ASK_AGAIN_S = 0.02
 _LEAST_WINDOW = 2  # one batch that is worked on, one that the sink takes meanwhile
 _UNBOUNDED_CREDITS = 1 << 50
 _run_numbers = itertools.count(1)
@@ -105,7 +107,7 @@ class PreparedRun:
         cores = options.workers if options.workers is not None else _default_workers(self.device)
         self._decide_tasks(cores)
         # One task with batches that are worth their turns is faster than two with tiny ones.
-        decent_rows = _LEAST_ROWS_A_TASK * self._least_window
+        decent_rows = self._decent_rows() * self._least_window
         while cores > 1 and not fits(self._needs(source, decent_rows), self.allotment.limit_bytes):
             cores -= 1
             self._decide_tasks(cores)
@@ -156,6 +158,12 @@ class PreparedRun:
                 num_rows=self.num_rows,
                 exact=options.batching is not None,
             )
+
+    def _decent_rows(self) -> int:
+        """Return how many records a batch should have to be worth its turn."""
+        rows = min(_LEAST_ROWS_A_TASK, int(_DECENT_BATCH_BYTES / self.bytes_per_row))
+        batching = self.options.batching
+        return max(1, min(rows, batching.max_size if batching is not None else rows))
 
     def _decide_tasks(self, cores: int) -> None:
         """Decide how many tasks there are of each kind, and how far they may be ahead of the sink."""
@@ -238,15 +246,20 @@ class PreparedRun:
             self._trim_pools(admission)
         return admission
 
-    def seconds_until_credits(self, task: str, *, alone: bool) -> float | None:
-        """Return when to ask `admit` again, where time brings the credits that it lacked; None where bytes lack."""
+    def seconds_until_room(self, task: str, *, alone: bool) -> float | None:
+        """Return when to ask `admit` again; None where a batch that is consumed tells, or nothing brings room any more.
+
+        A task that is ``alone`` hears of no batch: it asks again while others have some on their way.
+        """
         rows = self.batcher.batch_size
         least_rows = self._least_rows(alone, rows)
         reservation = self.budget.reserve(task, math.ceil(min(rows, least_rows) * self.bytes_per_row))
         if reservation is None:
-            return None
+            return _ASK_AGAIN_S if alone and self.controller.in_flight else None
         reservation.release()
-        return self.controller.seconds_until_credits(task, rows)
+        wait_s = self.controller.seconds_until_credits(task, rows)
+        there_again = wait_s is None and alone and not self.controller.lost_devices
+        return _ASK_AGAIN_S if there_again else wait_s
 
     def withdraw(self, admission: Admission) -> None:
         """Take an admission back that was not used: there was nothing to read."""
@@ -280,10 +293,12 @@ class PreparedRun:
         admission.settle(work_s)
         if rows:
             # Data in memory is cut into equal parts of about the size that is asked for, and towards the end on purpose
-            # into far smaller ones, which say nothing: tasks end meanwhile.
+            # into far smaller ones. The last of these say nothing: tasks end meanwhile.
             shortened = self.in_memory and 2 * rows < admission.asked_rows
-            steady = self.contiguous is None and compiled_s == self.late_compile_s and not shortened
-            self.sizing.record_batch(rows, work_s, asked_rows=admission.asked_rows, steady=steady)
+            is_last = shortened and rows <= SharedReader.LEAST_ROWS
+            asked_rows = rows if shortened else admission.asked_rows
+            steady = self.contiguous is None and compiled_s == self.late_compile_s and not is_last
+            self.sizing.record_batch(rows, work_s, asked_rows=asked_rows, steady=steady)
 
     def note_read(self, admission: Admission, rows: int, nbytes: int, shared_bytes: int = 0) -> None:
         """Correct what is known about bytes by a batch that was read, beside what it shares with those after it."""

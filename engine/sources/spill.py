@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from dataflare.batch import SharedDataBatch
 from dataflare.control.budget import format_bytes
-from dataflare.kernels.errors import MemoryLimitError
+from dataflare.kernels.errors import MemoryLimitError, RunCancelledError
 from dataflare.kernels.memory.column import HostColumn
 
 __all__ = ["SpillQueue", "SpillSpace"]
@@ -83,6 +83,7 @@ class SpillQueue:
         self._lost = False
         self._ended = False
         self._closed = False
+        self._interrupted = False
         self._error: BaseException | None = None
 
     @property
@@ -135,13 +136,17 @@ class SpillQueue:
 
         Raises
         ------
+        RunCancelledError
+            `interrupt` was called.
         BaseException
             What `end` was given, after the batches before it, or at once where one of them is lost.
         """
         with self._changed:
             self._memory_bytes -= self._in_hand_bytes
             self._in_hand_bytes = 0
-            self._changed.wait_for(lambda: self._ended or self._has_next())
+            self._changed.wait_for(lambda: self._ended or self._interrupted or self._has_next())
+            if self._interrupted:
+                raise RunCancelledError("Nobody wants the batches any more.")
             if not self._has_next():
                 error, self._error = self._error, None
                 try:
@@ -156,6 +161,12 @@ class SpillQueue:
             if self._reading is None and self._sealed:
                 self._reading = self._sealed.popleft()
         return self._read_back()
+
+    def interrupt(self) -> None:
+        """End a `take` that waits, and all further ones. Any thread may call it."""
+        with self._changed:
+            self._interrupted = True
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Drop what waits, and take nothing more; for the thread that takes."""

@@ -90,6 +90,8 @@ class UnpausablePartition:
         self._schema = schema
         self._waiting_bytes = waiting_bytes
         self._space = space
+        self._queue: SpillQueue | None = None
+        self._interrupted = False
 
     @property
     def description(self) -> str:
@@ -106,6 +108,12 @@ class UnpausablePartition:
         """Bytes of all records, as the partition knows them."""
         return self._partition.size_bytes
 
+    def interrupt(self) -> None:
+        """Wake a `read` that waits for the source: nobody wants its batches any more. Any thread may call it."""
+        self._interrupted = True
+        if self._queue is not None:
+            self._queue.interrupt()
+
     def read(self, batch_rows: Callable[[], int]) -> Iterator[SharedDataBatch]:
         """Read what has come, in order; see `dataflare.sources.base.SourcePartition.read`.
 
@@ -119,6 +127,9 @@ class UnpausablePartition:
             More batches wait than the disk may hold.
         """
         queue = SpillQueue(self._schema, self._waiting_bytes, self._space, self.description)
+        self._queue = queue
+        if self._interrupted:  # looked at when the queue can be seen: one of the two sees the other
+            queue.interrupt()
         feeder = threading.Thread(target=_feed, args=(self._partition, queue), name=THREAD_NAME, daemon=True)
         feeder.start()
         try:

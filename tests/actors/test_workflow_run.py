@@ -518,3 +518,27 @@ def test_a_quick_sink_that_fails_fails_the_run_and_not_its_sender(
     with pytest.raises(RunError, match="fake sink failed.*no room"):
         runtime.deploy(kit.make_run(kit.make_plan(source, sink, unchanged))).wait()
     assert sink.calls == ["open", "abort"]
+
+
+def test_a_task_waits_for_memory_that_others_hold_and_is_refused_only_when_nobody_does(
+    kit: SimpleNamespace,
+) -> None:
+    plan = kit.make_plan(kit.FakeSource([5000, 5000]), kit.FakeSink(), unchanged)
+    run = kit.make_run(plan, memory_limit=40_000_000)
+    run.begin()
+    fat = run.admit("source-0", alone=True)
+    assert fat is not None and fat.reservation is not None
+    fat.reservation.correct(50_000_000)  # its records were longer than anybody knew
+    own = run.admit("source-1", alone=True)
+    assert own is not None and own.reservation is not None, "what is set aside for a task is its own"
+    own.reservation.correct(5_000_000)
+    assert run.admit("source-1", alone=True) is None
+    wait_s = run.seconds_until_room("source-1", alone=True)
+    assert wait_s is not None and 0.0 < wait_s < 1.0
+    fat.settle(0.0)
+    again = run.admit("source-1", alone=False)
+    assert again is not None
+    for admission in (own, again):
+        admission.settle(0.0)
+    run.end()
+    assert run.budget.reserved_bytes == 0

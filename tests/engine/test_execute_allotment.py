@@ -151,7 +151,7 @@ def test_memory_that_lies_idle_counts(lines: Path, tmp_path: Path) -> None:
 
 
 def test_sizes_that_the_limit_made_smaller_are_said_to_be_so(lines: Path, tmp_path: Path) -> None:
-    limited = kept(lines).write_parquet(tmp_path / "a.parquet").run(memory_limit=16_000_000, workers=2)
+    limited = kept(lines).write_parquet(tmp_path / "a.parquet").run(memory_limit=8_000_000, workers=2)
     free = kept(lines).write_parquet(tmp_path / "b.parquet").run(workers=2)
     assert limited.batch_size is not None and free.batch_size is not None
     assert limited.batch_size.bound == "memory" != free.batch_size.bound
@@ -203,3 +203,10 @@ def test_a_result_that_is_kept_leaves_what_reading_holds(lines: Path) -> None:
     everything = flare.read_parquet(lines, decoder="native").filter(lambda r: r.k >= 0)
     with pytest.raises(MemoryLimitError, match="The result does not fit"):
         everything.to_arrow(memory_limit="20MB", workers=1)
+
+
+def test_wide_records_do_not_cost_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "wide.parquet"
+    pq.write_table(pa.table({"n": range(512), "b": [b"x" * 16_384] * 512}), path, row_group_size=32)
+    pipeline = flare.read_parquet(path).filter(lambda r: r.n >= 0).write_parquet(tmp_path / "out.parquet")
+    assert pipeline.run(memory_limit="256MB", workers=4, device="cpu").workers == 4

@@ -49,7 +49,7 @@ def test_a_process_whose_allocator_keeps_everything_stays_within_the_limit() -> 
 def test_below_the_limit_nothing_is_given_back() -> None:
     process = Process()
     growth = bound(process)
-    process.kept_bytes = 7 * LIMIT_BYTES // 8
+    process.kept_bytes = 3 * LIMIT_BYTES // 4
     for _ in range(100):
         growth.note_batch(STEP_BYTES)
     assert process.times == 0

@@ -158,9 +158,11 @@ def test_a_limit_takes_the_first_records(tmp_path: Path) -> None:
     assert sender.sent.is_set()
 
 
+@pytest.mark.parametrize("filtered", [False, True])
 def test_a_limit_does_not_wait_for_a_source_that_has_nothing_to_give(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    filtered: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("dataflare.actors.local_runtime.GRACE_S", PATIENCE_S)  # it would be noticed
     monkeypatch.setattr("dataflare.sources.unpausable._LEAVE_AFTER_S", 0.01)
     goes_on, closed = threading.Event(), threading.Event()
 
@@ -172,7 +174,8 @@ def test_a_limit_does_not_wait_for_a_source_that_has_nothing_to_give(
         finally:
             closed.set()
 
-    pipeline = flare.from_batches(quiet(), SCHEMA, pausable=False).limit(3)
+    pipeline = flare.from_batches(quiet(), SCHEMA, pausable=False)
+    pipeline = pipeline.filter(lambda r: r.other >= 0.0).limit(3) if filtered else pipeline.limit(3)
     batch = pipeline.collect(memory_limit=LIMIT_BYTES, spill_dir=str(tmp_path))
     assert batch.to_arrow()["n"].to_pylist() == [0, 1, 2]
     assert not closed.is_set()
