@@ -97,6 +97,8 @@ class _Elements:
             except json.JSONDecodeError as error:  # it may only go on in text that is not read yet
                 if not self._read_more():
                     raise self._not_json(error.msg, error.pos) from error
+            except RecursionError as error:
+                raise self._not_json("values are nested too deeply", self._position) from error
         text = self._text[self._position : end]
         if not isinstance(element, dict):
             raise ReadError(

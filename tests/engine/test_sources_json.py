@@ -174,6 +174,12 @@ def test_files_whose_beginning_cannot_be_read(tmp_path: Path, content: str, mess
         JsonSource.open(write(tmp_path / "a.json", content))
 
 
+def test_an_array_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", '[{"a":' + "[" * 200_000)
+    with pytest.raises(ReadError, match=r"a\.json: .* values are nested too deeply in line 1\."):
+        JsonSource.open(path)
+
+
 def test_options_are_checked(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="unknown_fields must be 'error' or 'ignore'"):
         JsonSource.open(tmp_path, unknown_fields="drop")  # type: ignore[arg-type]
