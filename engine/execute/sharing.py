@@ -34,25 +34,38 @@ class ReadMemory:
                 continue
             dictionary, known = column.dictionary, self._dictionaries.get(number)
             dictionary_bytes += dictionary.nbytes
-            if known is None or not known.addresses or known.addresses != dictionary.addresses:
+            if known is None or not _has_all(known, dictionary):
                 self._dictionaries[number] = dictionary
                 new_bytes += dictionary.nbytes
         return batch.nbytes - dictionary_bytes, new_bytes
+
+
+def _has_all(known: HostColumn, dictionary: HostColumn) -> bool:
+    """Tell whether a dictionary is the known one, or a part of it."""
+    return (
+        bool(known.addresses)
+        and known.addresses == dictionary.addresses
+        and known.offset <= dictionary.offset
+        and dictionary.offset + dictionary.length <= known.offset + known.length
+    )
 
 
 class KeptMemory:
     """Counts what each further batch adds. All batches stay, so that an address means the same memory."""
 
     def __init__(self) -> None:
-        self._counted: dict[int, int] = {}
+        # Bytes counted, and all that lie there as far as any batch knows: some have only a part of a buffer.
+        self._counted: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def added_bytes(self, batch: SharedDataBatch) -> int:
         """Return the bytes that one more batch in host memory takes, beside those before."""
         total_bytes = 0
         for column in batch._columns:
             total_bytes += column.own_bytes
-            for address, (nbytes, size_bytes) in column.shared_bytes().items():
-                counted_bytes = self._counted.get(address, 0)
-                self._counted[address] = now_bytes = min(size_bytes, counted_bytes + nbytes)
+            for place, (nbytes, size_bytes) in column.shared_bytes().items():
+                counted_bytes, most_bytes = self._counted.get(place, (0, 0))
+                most_bytes = max(most_bytes, size_bytes)
+                now_bytes = min(most_bytes, counted_bytes + nbytes)
+                self._counted[place] = now_bytes, most_bytes
                 total_bytes += now_bytes - counted_bytes
         return total_bytes

@@ -95,10 +95,11 @@ class BatchSource(Protocol):
 
     A source whose readers hold much beside their batches has two more members, and is given its share of the memory
     limit through them: ``reading_bytes``, what one reader holds at most, and ``with_blocks(block_bytes)``, which
-    returns the source read in blocks of about so many bytes, where those are smaller than its own. One whose blocks
-    cannot be made smaller may have ``reading_detail``, the words for a refusal, and ``with_reading_bound(most_bytes)``,
-    where it is only known while reading how large they are: then it refuses those that take more. One that cannot be
-    paused has ``with_waiting(waiting_bytes, space)``: the memory and the disk for batches that come too early.
+    returns the source read in blocks of about so many bytes, where those are smaller than its own. One that reads
+    something as a whole, however small its blocks are, such as one long record or one batch of a file, and knows only
+    while reading how large it is, has ``with_reading_bound(most_bytes)``: then its readers refuse what takes more. It
+    may have ``reading_detail`` too, the words for a refusal before anything is read. One that cannot be paused has
+    ``with_waiting(waiting_bytes, space)``: the memory and the disk for batches that come too early.
     """
 
     @property

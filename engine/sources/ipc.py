@@ -17,7 +17,14 @@ from dataflare.control.budget import format_bytes
 from dataflare.kernels.errors import MemoryLimitError
 from dataflare.schema import column_index
 from dataflare.sources.agreement import check_agreement
-from dataflare.sources.ipc_catalog import IpcCatalog, IpcFile, ReadingNeed, damaged, read_columns
+from dataflare.sources.ipc_catalog import (
+    DictionaryMemory,
+    IpcCatalog,
+    IpcFile,
+    ReadingNeed,
+    damaged,
+    read_columns,
+)
 from dataflare.sources.ipc_metadata import Message, next_message
 from dataflare.sources.paths import PathsArgument, find_files
 from dataflare.sources.slicing import slice_record_batch, slice_table
@@ -179,7 +186,7 @@ class IpcPartition:
                 try:
                     batch.validate()
                 except ValueError as error:
-                    raise damaged(entry.file, number, error) from error
+                    raise damaged(entry.file, f"batch {number}", error) from error
                 if not self.schema:
                     rows = pa.Table.from_batches([batch]).select([])
                     del batch
@@ -218,7 +225,7 @@ class IpcPartition:
                     del batch
                     number += 1
         except (OSError, pa.ArrowException) as error:
-            raise damaged(entry.file, number, error) from error
+            raise damaged(entry.file, f"batch {number}", error) from error
 
 
 class _SizeCheck:
@@ -232,7 +239,7 @@ class _SizeCheck:
         self._names = names
         self._most_bytes = None if entry.tells_sizes else most_bytes
         self._before_bytes = 0
-        self._dictionary_bytes = 0
+        self._dictionaries = DictionaryMemory()
 
     def note_next(self, number: int) -> None:
         """Take note of the batch of a stream that is read next, and of the dictionaries before it."""
@@ -243,25 +250,28 @@ class _SizeCheck:
 
     def note(self, number: int, messages: Sequence[Message]) -> None:
         """Take note of a batch that is read next, after the dictionaries that it needs."""
-        most_bytes = self._most_bytes
-        if most_bytes is None:
+        if self._most_bytes is None:
             return
-        batch_bytes = 0
         for message in messages:
-            _, held_bytes = self._entry.sizes(self._handle, message, self._names)
+            size_bytes, held_bytes = self._entry.sizes(self._handle, message, self._names)
             if message.is_dictionary:
-                self._dictionary_bytes += held_bytes
+                needed_bytes = self._dictionaries.take(message, size_bytes, held_bytes)
+                self._require(f"dictionaries for batch {number} are held", needed_bytes, self._before_bytes)
             else:
-                batch_bytes = held_bytes
-        others_bytes = self._before_bytes + self._dictionary_bytes
-        if batch_bytes + others_bytes > most_bytes:
+                others_bytes = self._before_bytes + self._dictionaries.held_bytes
+                self._require(f"batch {number} is read as a whole", held_bytes, others_bytes)
+                self._dictionaries.note_batch()
+                self._before_bytes = held_bytes
+
+    def _require(self, what: str, nbytes: int, others_bytes: int) -> None:
+        assert self._most_bytes is not None  # or nothing is noted
+        if nbytes + others_bytes > self._most_bytes:
             before = f", after {format_bytes(others_bytes)} that are held already" if others_bytes else ""
             raise MemoryLimitError(
-                f"{self._entry.file.shown}: batch {number} is read as a whole, which takes {format_bytes(batch_bytes)}"
-                f"{before}, and the memory limit leaves {format_bytes(most_bytes)} to reading it. "
-                "Write it with smaller batches, or raise memory_limit."
+                f"{self._entry.file.shown}: {what}, which takes {format_bytes(nbytes)}{before}, and the memory limit "
+                f"leaves {format_bytes(self._most_bytes)} to reading it. Write it with smaller batches, or raise "
+                "memory_limit."
             )
-        self._before_bytes = batch_bytes
 
 
 def _messages_until_batch(handle: pa.NativeFile, offset: int) -> list[Message]:

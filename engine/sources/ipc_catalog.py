@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import nlargest
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -21,7 +21,7 @@ from dataflare.schema import require_unique_names
 from dataflare.sources.ipc_metadata import FileLayout, Message, decoded_bytes, file_layout, stream_layout
 from dataflare.sources.paths import InputFile, read_failure
 
-__all__ = ["IpcCatalog", "IpcFile", "ReadingNeed", "damaged", "read_columns"]
+__all__ = ["DictionaryMemory", "IpcCatalog", "IpcFile", "ReadingNeed", "damaged", "read_columns"]
 
 _FILE_MAGIC = b"ARROW1"
 # Batches on their way are slices of the last one that was decoded, and keep all of it while the next one is.
@@ -80,6 +80,34 @@ class IpcFile:
             raise read_failure(self.file.shown, error) from error
 
 
+class DictionaryMemory:
+    """Counts what the dictionaries take that a reader holds, each until there is another in its place."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, int] = {}
+        self._replaced: dict[int, int] = {}  # which the last batch has still
+
+    @property
+    def held_bytes(self) -> int:
+        """What is held until the next batch is decoded, replaced ones of the last batch included."""
+        return sum(self._held.values()) + sum(self._replaced.values())
+
+    def take(self, message: Message, size_bytes: int, decoding_bytes: int) -> int:
+        """Take note of a dictionary that is read, by `IpcFile.sizes`; return what all take while it is decoded."""
+        before_bytes = self._held.get(message.dictionary_id, 0)
+        most_bytes = self.held_bytes + decoding_bytes
+        if message.is_delta:  # then the parts are copied to one
+            size_bytes += before_bytes
+            most_bytes += size_bytes
+        self._replaced.setdefault(message.dictionary_id, before_bytes)
+        self._held[message.dictionary_id] = size_bytes
+        return most_bytes
+
+    def note_batch(self) -> None:
+        """Take note that a batch is decoded, and the one before it gone."""
+        self._replaced.clear()
+
+
 class ReadingNeed(NamedTuple):
     """What a reader holds beside its batches, by what is known before it reads."""
 
@@ -123,7 +151,8 @@ class IpcCatalog:
 
     def _reading_need(self, names: Sequence[str]) -> ReadingNeed:
         held: list[tuple[int, str]] = []
-        dictionary_bytes = size_bytes = 0
+        dictionaries: list[tuple[int, str]] = [(0, "")]
+        size_bytes = 0
         tells_all = True
         for entry in self.all():
             layout = entry.layout
@@ -135,19 +164,25 @@ class IpcCatalog:
             else:
                 sizes, dictionaries_held = _decoded_sizes(entry, layout, read_columns(names, entry.schema))
                 size_bytes += sum(size for size, _ in sizes)
-                dictionary_bytes = max(dictionary_bytes, dictionaries_held)
+                dictionaries.append((dictionaries_held, entry.file.shown))
                 held += [
                     (nbytes, f"batch {number} of {entry.file.shown}")
                     for number, (_, nbytes) in enumerate(sizes)
                 ]
             tells_all = tells_all and layout is not None and layout.is_complete
         largest = nlargest(_BATCHES_HELD, held, key=itemgetter(0))
+        batch_bytes = sum(nbytes for nbytes, _ in largest)
+        dictionary_bytes, shown = max(dictionaries, key=itemgetter(0))
         detail = None
-        if largest:
+        if dictionary_bytes > batch_bytes:
+            detail = (
+                f"the dictionaries of {shown} are held, which takes {format_bytes(dictionary_bytes)}: write its "
+                "columns without dictionaries, in small batches"
+            )
+        elif largest:
             nbytes, place = largest[0]
             detail = f"{place} is read as a whole, which takes {format_bytes(nbytes)}: write it with smaller batches"
-        most_bytes = dictionary_bytes + sum(nbytes for nbytes, _ in largest)
-        return ReadingNeed(most_bytes, detail, size_bytes if tells_all else None)
+        return ReadingNeed(dictionary_bytes + batch_bytes, detail, size_bytes if tells_all else None)
 
 
 def read_columns(names: Sequence[str], schema: pa.Schema) -> Sequence[str]:
@@ -158,15 +193,29 @@ def read_columns(names: Sequence[str], schema: pa.Schema) -> Sequence[str]:
 def _decoded_sizes(
     entry: IpcFile, layout: FileLayout, names: Sequence[str]
 ) -> tuple[list[tuple[int, int]], int]:
-    """Return the sizes of each batch as `IpcFile.sizes` does, and what all dictionaries together take."""
-    sizes = []
+    """Return the sizes of each batch as `IpcFile.sizes` does, and the most that dictionaries take at once."""
+    sizes: list[tuple[int, int]] = []
+    dictionaries, dictionary_bytes = DictionaryMemory(), 0
+    messages = [*layout.dictionaries, *layout.batches]  # of a file, all dictionaries are read first
+    if entry.is_stream:
+        messages.sort(key=attrgetter("offset"))
     with entry.file.open() as handle:
-        try:
-            dictionary_bytes = sum(entry.sizes(handle, each, names)[1] for each in layout.dictionaries)
-            for batch in layout.batches:
-                sizes.append(entry.sizes(handle, batch, names))
-        except (OSError, pa.ArrowException) as error:
-            raise damaged(entry.file, len(sizes), error) from error
+        for message in messages:
+            try:
+                size_bytes, held_bytes = entry.sizes(handle, message, names)
+            except (OSError, pa.ArrowException) as error:
+                place = (
+                    f"a dictionary before batch {len(sizes)}"
+                    if message.is_dictionary
+                    else f"batch {len(sizes)}"
+                )
+                raise damaged(entry.file, place, error) from error
+            if message.is_dictionary:
+                most_bytes = dictionaries.take(message, size_bytes, held_bytes)
+                dictionary_bytes = max(dictionary_bytes, most_bytes)
+            else:
+                dictionaries.note_batch()
+                sizes.append((size_bytes, held_bytes))
     return sizes, dictionary_bytes
 
 
@@ -205,11 +254,9 @@ def _not_ipc(file: InputFile, is_file: bool, error: Exception) -> ReadError:
     return ReadError(f"{file.shown}: is not an Arrow IPC file or stream: {_first_line(error)}.")
 
 
-def damaged(file: InputFile, number: int, error: Exception) -> ReadError:
-    """Return what to raise for a batch that cannot be read."""
-    return ReadError(
-        f"{file.shown}: batch {number} cannot be read: {_first_line(error)}. The file is damaged."
-    )
+def damaged(file: InputFile, place: str, error: Exception) -> ReadError:
+    """Return what to raise for a batch or a dictionary that cannot be read."""
+    return ReadError(f"{file.shown}: {place} cannot be read: {_first_line(error)}. The file is damaged.")
 
 
 def _first_line(error: Exception) -> str:

@@ -38,6 +38,10 @@ class Message(NamedTuple):
         From there to its body.
     rows
         Records of the batch, or entries of the dictionary.
+    dictionary_id
+        Which dictionary it is of.
+    is_delta
+        Whether its entries come after those that the dictionary has already, and do not replace them.
     """
 
     offset: int
@@ -47,6 +51,8 @@ class Message(NamedTuple):
     is_batch: bool
     is_dictionary: bool
     is_compressed: bool
+    dictionary_id: int = 0
+    is_delta: bool = False
 
     @property
     def end(self) -> int:
@@ -248,6 +254,8 @@ def _message(handle: pa.NativeFile, offset: int, metadata_bytes: int) -> Message
         kind == _RECORD_BATCH,
         kind == _DICTIONARY_BATCH,
         batch is not None and batch.table(3) is not None,
+        header.number(0, _LONG) if kind == _DICTIONARY_BATCH and header is not None else 0,
+        kind == _DICTIONARY_BATCH and header is not None and bool(header.number(2, _BYTE)),
     )
     if message.body_bytes < 0 or message.rows < 0:
         raise pa.ArrowInvalid("its metadata have a negative length")

@@ -1,14 +1,13 @@
 """JSON files as a source: one object a line (NDJSON), or one array of objects.
 
-Covers types found at the beginning of the first file, bad records with their line, and bounded memory for
-NDJSON. A file that is one array has to be read as a whole, and takes several times its size in memory: a run with
-a limit refuses those too large for it. Does not cover documents of another form.
+Covers types found at the beginning of the first file, bad records with their line, and bounded memory. A file that is
+one array is read element by element, see `json_array`; the line of a bad record is then the number of its element,
+from 1. Does not cover documents of another form.
 """
 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -16,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import pyarrow as pa
 import pyarrow.json as pa_json
 
-from dataflare.control.budget import format_bytes
-from dataflare.kernels.errors import MemoryLimitError, OptionError, ReadError
+from dataflare.kernels.errors import OptionError, ReadError
 from dataflare.schema import column_index, require_unique_names
 from dataflare.sources.bad_rows import BadRowCounter, BadRows, check_bad_rows
+from dataflare.sources.json_array import array_blocks, begins_array
 from dataflare.sources.paths import InputFile, PathsArgument, find_files
 from dataflare.sources.slicing import slice_table
 from dataflare.sources.text_blocks import (
@@ -133,7 +132,7 @@ class JsonSource:
         return replace(self, _bounds=self._bounds.with_blocks(block_bytes))
 
     def with_reading_bound(self, most_bytes: int) -> Self:
-        """Return the source whose readers refuse what has to be read as a whole, and takes more."""
+        """Return the source whose readers refuse a record that takes more."""
         return replace(self, _bounds=self._bounds.with_reading_bound(most_bytes))
 
     def with_projection(self, names: Sequence[str]) -> Self:
@@ -193,7 +192,7 @@ class JsonPartition:
             explicit_schema=columns, unexpected_field_behavior="error" if strict else "ignore"
         )
         with TextReader(self._file, bounds=self._bounds) as reader:
-            for block in _blocks(reader, self._file, self._bounds.whole_bytes):
+            for block in _blocks(reader, self._file, self._bounds):
                 for table in parse_records(
                     block, lambda data: _parse(data, options), reader.records, self._take_bad
                 ):
@@ -245,41 +244,9 @@ def _find_schema(file: InputFile, on_bad_rows: BadRows) -> pa.Schema:
     )
 
 
-def _blocks(reader: TextReader, file: InputFile, most_bytes: int | None = None) -> Iterator[TextBlock]:
-    """Yield blocks of lines; one array, which may have so many bytes, becomes a block of one line for each element."""
-    first = reader.next_block()
-    if first is None:
-        return
-    if not first.data.lstrip().startswith(b"["):
-        yield first
-        yield from reader
-        return
-    pieces = [first.data]
-    size_bytes = len(first.data)
-    for block in reader:
-        pieces.append(block.data)
-        size_bytes += len(block.data)
-        if most_bytes is not None and size_bytes > most_bytes:
-            break
-    if most_bytes is not None and size_bytes > most_bytes:
-        raise MemoryLimitError(
-            f"{file.shown}: is one array, which is read as a whole, and has more than the {format_bytes(most_bytes)} "
-            "that the memory limit has room for. Write one object a line, or raise memory_limit."
-        )
-    text = b"".join(pieces)
-    del pieces
-    try:
-        elements = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ReadError(
-            f"{file.shown}: begins with '[' but is not an array in JSON: {error}. For one object a line, no "
-            "bracket goes around them."
-        ) from error
-    for position, element in enumerate(elements):
-        if not isinstance(element, dict):
-            raise ReadError(f"{file.shown}: element {position} of the array is no object: {element!r}.")
-    lines = b"".join(json.dumps(element).encode() + b"\n" for element in elements)
-    yield TextBlock(lines, 1, 0)
+def _blocks(reader: TextReader, file: InputFile, bounds: TextBounds = UNLIMITED) -> Iterator[TextBlock]:
+    """Yield blocks of lines; of an array, those of one line for each element."""
+    return array_blocks(reader, file, bounds) if begins_array(reader.peek()) else iter(reader)
 
 
 def _bad_record_error(file: InputFile, record: BadRecord) -> ReadError:

@@ -35,6 +35,7 @@ __all__ = [
 _BLOCK_BYTES = 8 * 2**20
 _LONGEST_RECORD_BYTES = 64 * 2**20
 _LEAST_BLOCK_BYTES = 2**16
+_PEEK_BYTES = 2**12
 # A block, the start of the next one, and the table that it is parsed to, once again while it is built.
 _COPIES_OF_A_BLOCK = 4
 _BOM = codecs.BOM_UTF8
@@ -207,7 +208,7 @@ class TextReader:
         size_bytes = len(self._rest)
         self._rest = b""
         while True:
-            piece = self._read()
+            piece = self._read(self._bounds.block_bytes)
             if not piece:
                 data = b"".join(pieces)
                 self._check_closed(data)
@@ -224,6 +225,20 @@ class TextReader:
             if size_bytes > self._bounds.longest_record_bytes:
                 raise self._too_long(size_bytes)
             pieces = [data]
+
+    def peek(self) -> bytes:
+        """Return the beginning of the file, wherever it is cut, and leave it to be read."""
+        if not self._begun:
+            self._rest = self._read(_PEEK_BYTES)
+        return self._rest
+
+    def next_piece(self, most_bytes: int) -> bytes:
+        """Return text wherever it ends, of about so many bytes or less, and none at the end of the file.
+
+        For what is not made of lines. Lines are not counted, and what is left is no longer for `next_block`.
+        """
+        piece, self._rest = self._rest, b""
+        return piece or self._read(most_bytes)
 
     def take_record(self) -> TextBlock | None:
         """Return the first record only, such as a header, and leave the others for `next_block`."""
@@ -261,13 +276,13 @@ class TextReader:
         self._offset += len(data)
         return block
 
-    def _read(self) -> bytes:
+    def _read(self, most_bytes: int) -> bytes:
         assert self._handle is not None
         if self._ended:
             return b""
         first, self._begun = not self._begun, True
         try:
-            data: bytes = self._handle.read(self._bounds.block_bytes)
+            data: bytes = self._handle.read(most_bytes)
         except (OSError, ValueError) as error:
             raise read_failure(self._file.shown, error) from error
         self._ended = not data

@@ -268,17 +268,18 @@ class HostColumn:
             return self.nbytes - self.dictionary.nbytes
         return self.nbytes
 
-    def shared_bytes(self) -> dict[int, tuple[int, int]]:
-        """Return by address the memory that other columns may have as well: the texts of views, and a dictionary.
+    def shared_bytes(self) -> dict[tuple[int, ...], tuple[int, int]]:
+        """Return by its place the memory that other columns may have as well: the texts of views, and a dictionary.
 
-        How many bytes of it these rows refer to, at most, and how many there are. Dictionaries without `addresses` are
-        not among it.
+        How many bytes of it these rows refer to, at most, and how many there are. A place is an address, or those of a
+        dictionary and its first entry: parts of one dictionary that begin elsewhere are different. Columns may know of
+        more or less of what lies at one place. Dictionaries without `addresses` are not among it.
         """
         if self.type.id in _VIEWS:
-            return self._viewed_bytes()
+            return {(address,): sizes for address, sizes in self._viewed_bytes().items()}
         if self.type.id == _DICTIONARY and (addresses := self.dictionary.addresses):
             nbytes = self.dictionary.nbytes
-            return {max(addresses): (nbytes, nbytes)}
+            return {(*addresses, self.dictionary.offset): (nbytes, nbytes)}
         return {}
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -104,3 +105,63 @@ def test_no_more_is_counted_than_batches_take_or_refer_to(
     assert sum(added) <= sum(16 * part.num_rows for part in parts) + held
     if parts:
         assert added[0] == parts[0].nbytes
+
+
+ENTRIES = pa.array([f"entry number {number}" for number in range(1_000)])
+
+
+def indexed(*dictionaries: pa.Array[Any]) -> list[SharedDataBatch]:
+    """Return batches of 900 records, one with each of the dictionaries."""
+    made = []
+    for entries in dictionaries:
+        indices = pa.array([number % len(entries) for number in range(900)], pa.int32())
+        column = pa.DictionaryArray.from_arrays(indices, entries)
+        made.append(SharedDataBatch.from_arrow(pa.record_batch({"n": pa.array(range(900)), "s": column})))
+    return made
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [(0, 1_000), (0, 10)],
+        [(0, 10), (0, 1_000)],
+        [(0, 500), (500, 500)],
+        [(500, 500), (0, 500), (0, 1_000)],
+    ],
+)
+def test_parts_of_one_dictionary_are_counted_once_and_never_taken_away(parts: list[tuple[int, int]]) -> None:
+    kept = KeptMemory()
+    sliced = [ENTRIES.slice(start, length) for start, length in parts]
+    added = [kept.added_bytes(batch) - 900 * 12 for batch in indexed(*sliced)]
+    assert all(each >= 0 for each in added)
+    assert ENTRIES.nbytes <= sum(added) + 10 < ENTRIES.nbytes * len(parts)
+    assert [kept.added_bytes(batch) for batch in indexed(*sliced)] == [900 * 12] * len(parts)
+
+
+def test_a_larger_part_of_the_same_dictionary_is_read_anew() -> None:
+    read = ReadMemory()
+    begin, whole, end = indexed(ENTRIES.slice(0, 10), ENTRIES, ENTRIES.slice(500))
+    assert read.sizes(begin) == (900 * 12, ENTRIES.slice(0, 10).nbytes)
+    assert read.sizes(whole) == (900 * 12, ENTRIES.nbytes)
+    assert read.sizes(end) == (900 * 12, 0)
+
+
+def test_a_result_whose_batches_have_parts_of_one_dictionary_is_kept() -> None:
+    made = [batch.to_arrow() for batch in indexed(ENTRIES, ENTRIES.slice(0, 10))]
+    result = flare.from_arrow(pa.Table.from_batches(made)).filter(lambda r: r.n >= 0).collect()
+    assert result.num_rows == 1_800
+
+
+def test_views_whose_buffers_are_parts_of_one_are_never_taken_away() -> None:
+    base = pa.py_buffer(bytes(range(65, 90)) * 400)
+    kept, added = KeptMemory(), []
+    for size_bytes in (5_000, 1_000, 8_000):
+        texts = base.slice(0, size_bytes)
+        taken = b"".join(
+            struct.pack("<i4sii", 20, texts.to_pybytes()[place : place + 4], 0, place)
+            for place in range(0, size_bytes, 20)
+        )
+        column = pa.Array.from_buffers(pa.string_view(), size_bytes // 20, [None, pa.py_buffer(taken), texts])
+        batch = SharedDataBatch.from_arrow(pa.record_batch({"s": column}))
+        added.append(kept.added_bytes(batch) - 16 * (size_bytes // 20))
+    assert added == [5_000, 0, 3_000]

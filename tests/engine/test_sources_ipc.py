@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import dataflare as flare
 from dataflare.kernels.errors import MemoryLimitError, ReadError, SchemaMismatchError
 from dataflare.sample_data import every_type, sample_array
 from dataflare.sources.ipc import IpcSource
+from dataflare.sources.ipc_metadata import stream_layout
 
 
 def write(path: Path, table: pa.Table, batch_rows: int = 4, compression: str | None = None) -> Path:
@@ -204,3 +206,69 @@ def test_uncompressed_files_of_another_machine_tell_what_they_take(tmp_path: Pat
     assert source.reading_bytes == 2 * 50_000 * 24
     assert "batch 0 of memory://b.arrow" in (source.reading_detail or "")
     elsewhere.rm("/b.arrow")
+
+
+def texts_of(number: int) -> pa.RecordBatch:
+    """Return a batch with a dictionary of its own, of about 200 KB."""
+    texts = pa.array([f"{number} {entry}: " + "x" * 190 for entry in range(1_000)])
+    return pa.record_batch({"d": pa.DictionaryArray.from_arrays(pa.array(range(1_000), pa.int32()), texts)})
+
+
+def stream_of(batches: list[pa.RecordBatch], *, deltas: bool = False) -> bytes:
+    target = io.BytesIO()
+    options = pa.ipc.IpcWriteOptions(compression="lz4", emit_dictionary_deltas=deltas)
+    with pa.ipc.new_stream(target, batches[0].schema, options=options) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return target.getvalue()
+
+
+def test_dictionaries_that_are_replaced_are_let_go(tmp_path: Path) -> None:
+    stream = stream_of([texts_of(number) for number in range(100)])
+    path = tmp_path / "d.arrows"
+    path.write_bytes(stream)
+    assert 400_000 < IpcSource.open(path).reading_bytes < 600_000
+    elsewhere = fsspec.filesystem("memory")
+    elsewhere.pipe("/d.arrows", stream)
+    for place in (path, "memory://d.arrows"):
+        assert flare.read_ipc(place).filter(lambda r: len(r.d) > 0).count(memory_limit="16MB") == 100_000
+    elsewhere.rm("/d.arrows")
+
+
+def test_dictionaries_that_grow_are_counted_whole(tmp_path: Path) -> None:
+    entries = pa.concat_arrays([texts_of(number)["d"].dictionary for number in range(20)])
+    indices = pa.array(range(1_000), pa.int32())
+    batches = [
+        pa.record_batch({"d": pa.DictionaryArray.from_arrays(indices, entries.slice(0, 1_000 * number))})
+        for number in range(1, 21)
+    ]
+    path = tmp_path / "d.arrows"
+    path.write_bytes(stream_of(batches, deltas=True))
+    source = IpcSource.open(path)
+    # The one that the last batch has, and its parts while they are copied to a longer one.
+    assert 2 * entries.nbytes < source.reading_bytes < 4 * entries.nbytes
+    assert "the dictionaries of" in (source.reading_detail or "")
+    with pytest.raises(
+        MemoryLimitError, match=r"the dictionaries of .*d\.arrows are held, .* MiB: .*without"
+    ):
+        flare.read_ipc(path).write_parquet(tmp_path / "out.parquet").run(memory_limit="8MB", workers=1)
+    elsewhere = fsspec.filesystem("memory")
+    elsewhere.pipe("/d.arrows", path.read_bytes())
+    with pytest.raises(
+        MemoryLimitError, match=r"d\.arrows: dictionaries for batch \d+ are held, which takes"
+    ):
+        flare.read_ipc("memory://d.arrows").write_parquet(tmp_path / "out.parquet").run(memory_limit="8MB")
+    elsewhere.rm("/d.arrows")
+
+
+def test_a_damaged_dictionary_is_called_one(tmp_path: Path) -> None:
+    stream = bytearray(stream_of([texts_of(0), texts_of(1)]))
+    layout = stream_layout(pa.BufferReader(bytes(stream)))
+    body = layout.dictionaries[1].offset + layout.dictionaries[1].metadata_bytes
+    stream[body : body + 8] = (-5).to_bytes(8, "little", signed=True)  # the length of its first buffer
+    path = tmp_path / "d.arrows"
+    path.write_bytes(stream)
+    with pytest.raises(
+        ReadError, match=r"a dictionary before batch 1 cannot be read: .* says that it has -5"
+    ):
+        _ = IpcSource.open(path).reading_bytes

@@ -45,15 +45,35 @@ def test_an_array_is_read_like_lines(tmp_path: Path) -> None:
     assert rows(JsonSource.open(path)) == records
 
 
-def test_an_array_too_large_for_the_limit_of_a_run_is_refused(tmp_path: Path) -> None:
-    records = [{"a": n, "b": f"text {n}"} for n in range(20_000)]
-    path = write(tmp_path / "a.json", json.dumps(records, indent=1))
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_array_is_read_in_blocks_however_large_it_is(tmp_path: Path, indent: int | None) -> None:
+    records = [{"a": n, "b": f"text ü {n}", "c": "]},{ [\\" * (n % 40)} for n in range(50_000)]
+    path = write(tmp_path / "a.json", json.dumps(records, indent=indent, ensure_ascii=False))
     pipeline = flare.read_json(path).filter(lambda r: r.a < 10)
+    assert path.stat().st_size > 8_000_000
+    assert pipeline.to_arrow(memory_limit="8MB", workers=1).to_pylist() == records[:10]
+    blocks = JsonSource.open(path).with_blocks(2**16)
+    parts = [batch.num_rows for part in blocks.partitions() for batch in part.read(lambda: 100_000)]
+    assert sum(parts) == len(records) and max(parts) < 2_000
+
+
+def test_an_array_with_an_element_too_long_for_the_limit_is_refused(tmp_path: Path) -> None:
+    longest = {"a": 1, "b": "x" * 600_000}
+    path = write(tmp_path / "a.json", json.dumps([{"a": 0, "b": ""}, longest]))
+    pipeline = flare.read_json(path).filter(lambda r: r.a >= 0)
     with pytest.raises(
-        MemoryLimitError, match=r"a\.json: is one array, .* more than the 488\.3 KiB .*one object a line"
+        MemoryLimitError,
+        match=r"a\.json, line 1: element 1 of the array .* memory_limit, or write one object",
     ):
-        pipeline.count(memory_limit="8MB")
-    assert pipeline.count() == 10
+        pipeline.count(memory_limit="16MB")
+    assert pipeline.count(memory_limit="128MB") == 2
+
+
+def test_elements_of_an_array_are_named_by_their_number(tmp_path: Path) -> None:
+    text = json.dumps([{"a": n} for n in range(20_000)] + [{"a": "x"}])
+    source = JsonSource.open(write(tmp_path / "a.json", text), schema={"a": pa.int64()})
+    with pytest.raises(ReadError, match=r"line 20,001: "):
+        rows(source.with_blocks(2**16))
 
 
 def test_a_line_too_long_for_the_limit_of_a_run_is_refused_by_its_number(tmp_path: Path) -> None:
@@ -143,6 +163,8 @@ def test_unknown_fields_can_be_ignored(tmp_path: Path) -> None:
         ("", r"a\.json: is empty: no record is there to tell the fields\. Give schema="),
         ("{}\n{}\n", "no record at its beginning has a field"),
         ("[1, 2]", r"element 0 of the array is no object: 1"),
+        ('[{"a":1},\n{"a":2} 3]', r"is not an array in JSON: Expecting ',' or '\]' in line 2\."),
+        ('[{"a":1}]\n[]', r"is not an array in JSON: something comes after its end in line 2\."),
         ('[{"a":1},', r"begins with '\[' but is not an array in JSON: .* For one object a line, no bracket"),
         ('{"a":1}\n{"a"\n', r"line 2: "),
     ],
@@ -150,6 +172,12 @@ def test_unknown_fields_can_be_ignored(tmp_path: Path) -> None:
 def test_files_whose_beginning_cannot_be_read(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(ReadError, match=message):
         JsonSource.open(write(tmp_path / "a.json", content))
+
+
+def test_an_array_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", '[{"a":' + "[" * 200_000)
+    with pytest.raises(ReadError, match=r"a\.json: .* values are nested too deeply in line 1\."):
+        JsonSource.open(path)
 
 
 def test_options_are_checked(tmp_path: Path) -> None:
