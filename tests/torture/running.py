@@ -202,7 +202,10 @@ class _Trial:
         due = {"right": ("completed",), "cancelled": ("stopped",), "interrupted": ("stopped",)}
         status = events[-1].status
         allowed = due.get(fate, ("failed", "stopped"))
-        if fate == "interrupted" and any(spot.action in RAISING for spot in self._scenario.spots):
+        fails_too = self._scenario.surely_fails() is not None
+        if fate == "interrupted" and (
+            fails_too or any(spot.action in RAISING for spot in self._scenario.spots)
+        ):
             # Ctrl-C is for the caller; meanwhile the run may have failed by itself.
             allowed = ("failed", "stopped")
         return [] if status in allowed else [f"the last progress event says {status}"]
