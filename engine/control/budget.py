@@ -217,9 +217,9 @@ class MemoryBudget:
         if self._limit_bytes is None or change <= 0:
             return True
         idle_own = max(0, self._guarantees.get(owner, 0) - self._owned.get(owner, 0))
-        if change <= idle_own:
-            return True  # whatever others turned out to hold
-        return self._reserved_bytes + change + self._idle_guaranteed - idle_own <= self._limit_bytes
+        return (
+            self._reserved_bytes + change + self._idle_guaranteed - min(idle_own, change) <= self._limit_bytes
+        )
 
     def _move(self, owner: str, change: int) -> None:
         used = self._owned.get(owner, 0)

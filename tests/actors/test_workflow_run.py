@@ -529,16 +529,21 @@ def test_a_task_waits_for_memory_that_others_hold_and_is_refused_only_when_nobod
     fat = run.admit("source-0", alone=True)
     assert fat is not None and fat.reservation is not None
     fat.reservation.correct(50_000_000)  # its records were longer than anybody knew
-    own = run.admit("source-1", alone=True)
-    assert own is not None and own.reservation is not None, "what is set aside for a task is its own"
-    own.reservation.correct(5_000_000)
     assert run.admit("source-1", alone=True) is None
     wait_s = run.seconds_until_room("source-1", alone=True)
     assert wait_s is not None and 0.0 < wait_s < 1.0
+    assert (
+        run.seconds_until_room("source-1", alone=False) is None
+    )  # a batch of its own that is consumed tells
     fat.settle(0.0)
-    again = run.admit("source-1", alone=False)
-    assert again is not None
-    for admission in (own, again):
-        admission.settle(0.0)
+    own = run.admit("source-1", alone=True)
+    assert own is not None and own.reservation is not None
+    own.settle(0.0)
+    standing = run.budget.reserve("somebody for ever", run.budget.available_bytes or 0)
+    assert standing is not None
+    standing.correct(50_000_000)
+    assert run.admit("source-1", alone=True) is None
+    assert run.seconds_until_room("source-1", alone=True) is None  # nobody is on the way: it is refused
+    standing.release()
     run.end()
     assert run.budget.reserved_bytes == 0
