@@ -75,9 +75,8 @@ class Allotment:
         if self.limit_bytes is None:
             return source
         with_blocks = getattr(source, "with_blocks", None)
-        with_reading_bound = getattr(source, "with_reading_bound", None)
         if with_blocks is not None:
-            share = _BLOCK_SHARE if with_reading_bound is None else _TEXT_BLOCK_SHARE
+            share = _TEXT_BLOCK_SHARE if hasattr(source, "with_reading_bound") else _BLOCK_SHARE
             block_bytes = max(1, int(self.limit_bytes * share))
             if self.is_given:
                 block_bytes = min(block_bytes, _MOST_BLOCK_BYTES)
@@ -89,7 +88,7 @@ class Allotment:
                     block_bytes //= 2
                     smaller = with_blocks(block_bytes)
                     source = smaller if smaller.reading_bytes <= most_bytes else source
-            with_reading_bound = getattr(source, "with_reading_bound", None)
+        with_reading_bound = getattr(source, "with_reading_bound", None)
         if with_reading_bound is not None and self.is_given:
             source = with_reading_bound(max(1, int(self.limit_bytes * _READING_SHARE)))
         return source

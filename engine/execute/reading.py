@@ -173,6 +173,7 @@ class SharedReader:
         self._share = 2 * tasks
         self._exact = exact
         self._worth_rows = worth_rows
+        self._least_rows: int | None = None
         self._left = num_rows
         self._block: SharedDataBatch | None = None
         self._block_rows = 0
@@ -199,7 +200,9 @@ class SharedReader:
             left = self._left
             if not self._exact:
                 if left is not None and left < rows * self._share:
-                    rows = min(rows, max(left // self._share, self.LEAST_ROWS, self._worth_rows()))
+                    if self._least_rows is None:  # once: all tasks wait meanwhile
+                        self._least_rows = max(self.LEAST_ROWS, self._worth_rows())
+                    rows = min(rows, max(left // self._share, self._least_rows))
                 # In parts of equal size, so that no block ends with a batch that is hardly worth a turn.
                 ahead = self._block_rows - self._block_start
                 rows = -(-ahead // -(-ahead // rows))

@@ -27,9 +27,8 @@ __all__ = ["LEAST_ROWS", "BatchSizing", "function_key", "work_key"]
 _FIRST_BATCH_BYTES = 4 << 20
 _FIRST_BATCH_IN_MEMORY_BYTES = 48 << 20  # nothing is held in memory for it but its result
 _FIRST_BATCH_OF_LOCAL_FILES_BYTES = 12 << 20  # each batch costs 0.2 ms, and decoding fills the caches anyway
-_BATCHES_OF_FRESH_MEMORY = (
-    9  # of each task, while those before them are on their way; later ones use theirs again
-)
+# Of each task, while those before them are on their way; later ones use theirs again.
+_BATCHES_OF_FRESH_MEMORY = 9
 LEAST_ROWS = 1024
 
 
@@ -106,11 +105,9 @@ class BatchSizing:
         found = self.batcher.found
         if not found.fixed_cost_s:
             return 0
-        return (
-            min(math.ceil(4.0 * found.fixed_cost_s / found.row_cost_s), MOST_ROWS)
-            if found.row_cost_s
-            else MOST_ROWS
-        )
+        if not found.row_cost_s:
+            return MOST_ROWS
+        return min(math.ceil(4.0 * found.fixed_cost_s / found.row_cost_s), MOST_ROWS)
 
     def remember(self) -> None:
         """Keep the batch size for the next run of the same work, on disk too if there is news."""
