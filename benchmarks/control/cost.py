@@ -54,6 +54,7 @@ THREADS = 8
 _OF_A_BATCH = ("admit and settle", "AdaptiveBatcher.record_batch")
 _STRETCH_CALLS = 500
 _MANY = 1 << 50
+_WATCHED_S = 2.0  # of runs of each kind: the shorter they are, the more one differs from the next
 
 Call = Callable[[], object]
 
@@ -171,9 +172,15 @@ def _drop(batch: object) -> None:
 
 
 def time_runs(name: str, program: Any, rounds: int, wait: Callable[[], float]) -> dict[str, Any]:
-    """Return the seconds of runs with control and with nothing to decide, each round one of both."""
+    """Return the seconds of runs with control and with nothing to decide, each round one of both.
+
+    Short runs have more rounds than were asked for.
+    """
     for _ in range(3):  # compiled, and the size found
+        began_s = time.perf_counter()
         report = program.run()
+        run_s = time.perf_counter() - began_s
+    rounds = max(rounds, round(_WATCHED_S / run_s))
     size = round(statistics.median(rows for _, rows in report.batch_size_curve))
     options: dict[str, dict[str, Any]] = {
         "default": {},
