@@ -99,6 +99,8 @@ def values(data_type: Any) -> st.SearchStrategy[Any]:
         return values(data_type.value_type)
     if _is_text(data_type):
         return st.one_of(st.sampled_from(_TEXTS), st.text(max_size=20))
+    if _is_bytes(data_type):
+        return st.one_of(st.sampled_from(_TEXTS).map(str.encode), st.binary(max_size=20))
     if pa.types.is_decimal(data_type):
         limit = 10**data_type.precision - 1
         scale = data_type.scale
@@ -127,6 +129,14 @@ def _is_text(data_type: pa.DataType) -> bool:
         pa.types.is_string(data_type)
         or pa.types.is_large_string(data_type)
         or pa.types.is_string_view(data_type)
+    )
+
+
+def _is_bytes(data_type: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(data_type)
+        or pa.types.is_large_binary(data_type)
+        or pa.types.is_binary_view(data_type)
     )
 
 

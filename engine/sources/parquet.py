@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pyarrow as pa
 
 from dataflare.batch import SharedDataBatch
-from dataflare.kernels.memory.column import HostColumn
+from dataflare.kernels.memory.column import HostColumn, fixed_width_bytes
 from dataflare.schema import column_index
 from dataflare.sources.parquet_catalog import ParquetCatalog, ParquetFileInfo
 from dataflare.sources.parquet_choice import (
@@ -54,8 +54,10 @@ _STRETCHED_BLOCKS = 2.5
 # What a decoder makes on the way to a table, the table, and what its allocator keeps for a while (growth of the
 # process while lineitem's texts were decoded, by Polars and by PyArrow).
 _TABLE_COPIES = 4
-# What DataFlare's own decoder decodes at least: smaller batches are cut from it.
+# What DataFlare's own decoder decodes at least, however small the block is: smaller batches are cut from it. Of text
+# nobody knows before how much of a row group is in so many rows.
 _LEAST_NATIVE_ROWS = 16_384
+_LEAST_NATIVE_TEXT_ROWS = 1_024
 _STRETCH_ROWS_UNIT = 8_192
 _SMALL_CHUNK_ROWS = 32_768
 
@@ -317,7 +319,12 @@ class ParquetPartition:
 
         `beside` are the columns of the same `num_rows` rows that are decoded already.
         """
-        most_rows = max(_LEAST_NATIVE_ROWS, self._block_bytes * self.num_rows // max(1, self.size_bytes))
+        types = [self.schema.field(name).type for name in self.schema.names if name in self._decoders.native]
+        has_text = any(fixed_width_bytes(data_type) is None for data_type in types)
+        most_rows = max(
+            _LEAST_NATIVE_TEXT_ROWS if has_text else _LEAST_NATIVE_ROWS,
+            self._block_bytes * self.num_rows // max(1, self.size_bytes),
+        )
         start = 0
         while start < num_rows:
             wanted = max(1, batch_rows())

@@ -1,16 +1,16 @@
 """DataFlare's own Parquet decoder: which columns it can decode, and rows of them as columns of a batch.
 
-Covers flat columns of integers, floats, decimals, dates, times and timestamps with the encodings PLAIN and
-dictionary, in all codecs but LZ4, whose name stands for two framings. Pages are decoded by
+Covers flat columns of integers, floats, decimals, dates, times, timestamps, text and bytes with the encodings PLAIN
+and dictionary, in all codecs but LZ4, whose name stands for two framings. Pages are decoded by
 `dataflare.kernels.cpu.parquet_chunk` into reused memory, just as many rows as a batch has, so that what computes on
-them finds them in the cache. Does not cover booleans, text, binary and nested columns, nor INT96.
+them finds them in the cache. Does not cover booleans and nested columns, nor INT96.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,11 +23,16 @@ from dataflare.kernels.cpu.parquet_chunk import (
     DamagedChunkError,
     Decompress,
     RowGroupDecoder,
+    TextColumnDecoder,
+    TextTooLongError,
     ValueLayout,
+    check_text,
 )
+from dataflare.kernels.cpu.parquet_texts import VIEWS
 from dataflare.kernels.errors import ReadError
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.pool import HostBlock, default_pool
+from dataflare.sources.agreement import same_family
 from dataflare.sources.parquet_excerpt import chunk_start, expected_type, has_known_layout
 from dataflare.sources.paths import read_failure
 
@@ -79,6 +84,8 @@ def _layout(column: ColumnSchema, wanted: pa.DataType) -> ValueLayout | None:
         decoded = expected_type(column)
     if decoded is None:
         return None
+    if same_family(decoded, wanted):
+        return ValueLayout.of_text(column.physical_type, wanted)
     if pa.types.is_timestamp(decoded) and pa.types.is_timestamp(wanted):
         # The time zone is a name for how to show an instant; the values are the same.
         if decoded.unit != wanted.unit or (decoded.tz is None) != (wanted.tz is None):
@@ -131,7 +138,7 @@ class NativeColumns:
     ) -> None:
         self._info = info
         self._file = file
-        self._columns = [_Column(info, field) for field in fields]
+        self._columns = [_column(info, field) for field in fields]
         self._decoder = RowGroupDecoder([column.decoder for column in self._columns])
         self._waiting = list(reversed(row_groups))
         self._row_group = -1
@@ -154,18 +161,22 @@ class NativeColumns:
             count = min(rows - row, self._left)
             try:
                 self._decoder.read(count)
-            except DamagedChunkError as error:
+            except (DamagedChunkError, TextTooLongError) as error:
                 failed = self._decoder.failed
                 (name,) = (column.field.name for column in columns if column.decoder is failed)
                 raise self._failure(name, error) from error
+            self._check(lambda column: column.check_read())
             row += count
             self._left -= count
             if not self._left:
-                self._check_end()
-        return {
-            column.field.name: column.result(rows, *memory)
-            for column, memory in zip(columns, blocks, strict=True)
-        }
+                self._check(lambda column: column.check_end())
+        results = {}
+        for column, memory in zip(columns, blocks, strict=True):
+            try:
+                results[column.field.name] = column.result(rows, *memory)
+            except DamagedChunkError as error:
+                raise self._failure(column.field.name, error) from error
+        return results
 
     def _next_row_group(self) -> None:
         self._row_group = self._waiting.pop()
@@ -194,15 +205,21 @@ class NativeColumns:
         if got_bytes < size_bytes:
             raise self._cut_short(start + got_bytes, name)
 
-    def _check_end(self) -> None:
+    def _check(self, check: Callable[[_Column], None]) -> None:
         for column in self._columns:
             try:
-                column.decoder.check_end()
+                check(column)
             except DamagedChunkError as error:
                 raise self._failure(column.field.name, error) from error
 
-    def _failure(self, name: str, error: DamagedChunkError) -> ReadError:
+    def _failure(self, name: str, error: DamagedChunkError | TextTooLongError) -> ReadError:
         shown = self._info.file.shown
+        if isinstance(error, TextTooLongError):
+            return ReadError(
+                f"{shown}: row group {self._row_group} of {self._info.metadata.num_row_groups}: column {name!r} has "
+                "texts so long that those of one batch take more than 2 GiB. Read it with decoder='pyarrow', or with "
+                "a smaller max_size in AdaptiveBatchingConfig."
+            )
         if isinstance(error, ChunkEndError):
             assert isinstance(self._file, int)  # others are read by `_fetch`
             try:
@@ -222,26 +239,37 @@ class NativeColumns:
         )
 
 
+def _column(info: ParquetFileInfo, field: pa.Field[Any]) -> _Column:
+    (leaf,) = info.leaves[field.name]
+    column = info.metadata.schema.column(leaf)
+    layout = _layout(column, field.type)
+    assert layout is not None  # or it would not be one of `native_columns`
+    return (_TextColumn if layout.text_kind else _Column)(info, field, leaf, layout)
+
+
 class _Column:
     """One column: its decoder and the memory of its rows."""
 
-    def __init__(self, info: ParquetFileInfo, field: pa.Field[Any]) -> None:
+    def __init__(self, info: ParquetFileInfo, field: pa.Field[Any], leaf: int, layout: ValueLayout) -> None:
         self.field = field
-        (self.leaf,) = info.leaves[field.name]
-        column = info.metadata.schema.column(self.leaf)
-        layout = _layout(column, field.type)
-        assert layout is not None  # or it would not be one of `native_columns`
-        self._optional = column.max_definition_level > 0
+        self.leaf = leaf
+        self._optional = info.metadata.schema.column(leaf).max_definition_level > 0
         self._result_bytes = layout.result_bytes
         self.decoder = ColumnDecoder(layout, optional=self._optional)
 
     def acquire(self, rows: int) -> tuple[HostBlock, HostBlock | None]:
         """Return memory for values and validity, to which the next rows go."""
-        pool = default_pool()
-        values = pool.acquire(rows * self._result_bytes)
-        bitmap = pool.acquire((rows + 7) // 8) if self._optional else None
+        values = default_pool().acquire(rows * self._result_bytes)
+        bitmap = self._bitmap(rows)
         self.decoder.want(values.address, 0 if bitmap is None else bitmap.address)
         return values, bitmap
+
+    def check_read(self) -> None:
+        """Check what was read."""
+
+    def check_end(self) -> None:
+        """Check that the chunk has been read to its end."""
+        self.decoder.check_end()
 
     def result(self, rows: int, values: HostBlock, bitmap: HostBlock | None) -> HostColumn:
         """Return the rows that were decoded."""
@@ -251,6 +279,77 @@ class _Column:
         return HostColumn.from_block(
             self.field.type, rows, bitmap.address, values.address, nulls, (values, bitmap)
         )
+
+    def _bitmap(self, rows: int) -> HostBlock | None:
+        return default_pool().acquire((rows + 7) // 8) if self._optional else None
+
+
+class _TextColumn(_Column):
+    """A column of text or bytes."""
+
+    decoder: TextColumnDecoder
+
+    def __init__(self, info: ParquetFileInfo, field: pa.Field[Any], leaf: int, layout: ValueLayout) -> None:
+        super().__init__(info, field, leaf, layout)
+        self.decoder = TextColumnDecoder(layout, optional=self._optional)
+        self._are_views = layout.text_kind == VIEWS
+        self._is_text = same_family(field.type, pa.string())
+        groups = [info.metadata.row_group(index) for index in range(info.metadata.num_row_groups)]
+        stored_bytes = sum(group.column(leaf).total_uncompressed_size for group in groups)
+        self._row_bytes = stored_bytes / max(
+            1, info.metadata.num_rows
+        )  # of texts; the last batch tells better
+
+    def acquire(self, rows: int) -> tuple[HostBlock, HostBlock | None]:
+        """Return memory for views or offsets and validity, to which the next rows go."""
+        extra = 0 if self._are_views else 1
+        values = default_pool().acquire((rows + extra) * self._result_bytes)
+        bitmap = self._bitmap(rows)
+        out = values.address
+        if not self._are_views:
+            out += (rows + 1) * self._result_bytes - 4 * rows  # lengths first, at its end
+        self.decoder.want(out, 0 if bitmap is None else bitmap.address)
+        self.decoder.expect(int(rows * self._row_bytes))
+        return values, bitmap
+
+    def check_read(self) -> None:
+        """Check the dictionary, which is new with each chunk."""
+        if self._is_text:
+            self.decoder.check_dictionary()
+
+    def result(self, rows: int, values: HostBlock, bitmap: HostBlock | None) -> HostColumn:
+        """Return the rows that were decoded.
+
+        Raises
+        ------
+        DamagedChunkError
+            One is not the text that it should be.
+        """
+        decoder = self.decoder
+        may_be_no_text = self._is_text and decoder.may_be_no_text
+        texts = decoder.take_buffers()
+        nulls = decoder.nulls
+        blocks = [values, *(text.block for text in texts if text.is_used)]
+        addresses, sizes = [0, values.address], [0, rows * self._result_bytes]
+        if nulls:
+            assert bitmap is not None  # or there is no null
+            blocks.append(bitmap)
+            addresses[0], sizes[0] = bitmap.address, (rows + 7) // 8
+        if not self._are_views:
+            decoder.write_offsets(rows, values.address)
+            sizes[1] += self._result_bytes
+            if not texts:
+                addresses.append(values.address)  # of no bytes
+                sizes.append(0)
+        for text in texts:
+            addresses.append(text.block.address if text.is_used else values.address)
+            sizes.append(text.size_bytes if text.is_used else 0)
+        heap_bytes = sum(text.size_bytes for text in texts)
+        self._row_bytes = heap_bytes / rows
+        result = HostColumn.from_buffers(self.field.type, rows, addresses, sizes, nulls, tuple(blocks))
+        if may_be_no_text:
+            check_text(result.to_arrow())
+        return result
 
 
 def _decompressor(codec: str) -> Decompress:

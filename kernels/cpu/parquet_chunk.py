@@ -10,6 +10,7 @@ import ctypes
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,6 +18,7 @@ from dataflare.kernels.cpu.jit import LoadedObject
 from dataflare.kernels.cpu.objects import load_or_compile
 from dataflare.kernels.cpu.parquet_pages import decoder_text
 from dataflare.kernels.cpu.parquet_state import CODECS, PROBLEMS, STATE, STATE_SLOTS, Status
+from dataflare.kernels.cpu.parquet_texts import LENGTHS, LONGEST_INLINE_BYTES, NO_TEXT, VIEWS
 from dataflare.kernels.cpu.parquet_values import BIG_ENDIAN, GATHERS, PLAINS
 from dataflare.kernels.cpu.snappy import SNAPPY_SLACK_BYTES
 from dataflare.kernels.cpu.target import host_target
@@ -29,13 +31,19 @@ __all__ = [
     "DamagedChunkError",
     "Decompress",
     "RowGroupDecoder",
+    "TextBuffer",
+    "TextColumnDecoder",
+    "TextTooLongError",
     "ValueLayout",
+    "check_text",
 ]
 
 Decompress = Callable[[int, int, int], pa.Buffer]
 """Decompresses what is at an address: address, bytes, bytes of the result. Raises `DamagedChunkError`."""
 
 _LEFT_TO_CALLER = max(CODECS.values()) + 1
+_VIEW_BYTES = 16
+_MOST_OFFSET = (1 << 31) - 1  # of 4 bytes
 _PHYSICAL_BYTES = {"INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
 
 
@@ -48,13 +56,29 @@ class ValueLayout:
     """How a column's values are stored, and as what they come out."""
 
     stored_bytes: int
-    """Of one plain value."""
+    """Of one plain value; of text those of its length."""
     result_bytes: int
+    """Of one row, beside the texts."""
     entry_bytes: int
     """Of a dictionary's entry in memory, which may be narrower than the result."""
     plain_kind: int
     gather_kind: int
     dictionary_plain_kind: int
+    text_kind: int = NO_TEXT
+
+    @classmethod
+    def of_text(cls, physical_type: str, data_type: pa.DataType) -> ValueLayout | None:
+        """Return the layout for an Arrow type of text or bytes; None when it is another, or not stored as such."""
+        if physical_type != "BYTE_ARRAY":
+            return None
+        types = pa.types
+        if types.is_string_view(data_type) or types.is_binary_view(data_type):
+            return cls(4, _VIEW_BYTES, _VIEW_BYTES, -1, -1, -1, VIEWS)
+        if types.is_string(data_type) or types.is_binary(data_type):
+            return cls(4, 4, _VIEW_BYTES, -1, -1, -1, LENGTHS)
+        if types.is_large_string(data_type) or types.is_large_binary(data_type):
+            return cls(4, 8, _VIEW_BYTES, -1, -1, -1, LENGTHS)
+        return None
 
     @classmethod
     def of(cls, physical_type: str, length: int, data_type: pa.DataType) -> ValueLayout | None:
@@ -104,6 +128,10 @@ class ChunkEndError(DamagedChunkError):
     def __init__(self, offset: int) -> None:
         super().__init__(f"the file cannot be read from byte {offset:,} on")
         self.offset = offset
+
+
+class TextTooLongError(ValueError):
+    """The texts of one batch are more than its offsets can count."""
 
 
 class ColumnDecoder:
@@ -205,6 +233,164 @@ class ColumnDecoder:
             raise DamagedChunkError(PROBLEMS[status])
 
 
+@dataclass
+class TextBuffer:
+    """Memory that the views of a batch refer to: a heap, or a dictionary's page."""
+
+    block: HostBlock
+    size_bytes: int
+    """That are texts, or a page with texts in it."""
+    is_used: bool = True
+    """Whether a text is in it that is not in its view already."""
+
+
+class TextColumnDecoder(ColumnDecoder):
+    """A column of text or bytes: also where the texts of a batch are.
+
+    Views refer to several buffers, among them the dictionary's page, which batches share. Of lengths the texts are
+    in one, which is copied when it turns out to be too small.
+    """
+
+    def __init__(self, layout: ValueLayout, *, optional: bool) -> None:
+        super().__init__(layout, optional=optional)
+        self._are_views = layout.text_kind == VIEWS
+        self._page: TextBuffer | None = None
+        self._buffers: list[TextBuffer] = []
+        self._heap: TextBuffer | None = None
+        self._expected_bytes = 0
+
+    def begin(
+        self, size_bytes: int, codec: str, decompress: Decompress, *, file: int | None, offset: int
+    ) -> HostBlock:
+        """See `ColumnDecoder.begin`."""
+        if self._are_views:
+            self._settle_page()
+            self._page = None
+            self.state[STATE["dictionary_text_bytes"]] = (
+                0  # batches have the page, so each has its own memory
+            )
+        return super().begin(size_bytes, codec, decompress, file=file, offset=offset)
+
+    def expect(self, text_bytes: int) -> None:
+        """Begin a batch, after `want`; it may have so many bytes of text."""
+        state = self.state
+        self._expected_bytes = text_bytes
+        self._heap = None
+        self._buffers = []
+        for name in ("heap", "heap_bytes", "heap_used", "not_ascii"):
+            state[STATE[name]] = 0
+        if self._page is not None and self._are_views:
+            self._buffers.append(self._page)
+            state[STATE["dictionary_number"]] = 0
+
+    def check_dictionary(self) -> None:
+        """Check that the texts of the dictionary are UTF-8.
+
+        Raises
+        ------
+        DamagedChunkError
+            One is not.
+        """
+        state = self.state
+        if state[STATE["dictionary_not_ascii"]]:
+            state[STATE["dictionary_not_ascii"]] = 0  # once is enough
+            count = state[STATE["dictionary_count"]]
+            entries = pa.foreign_buffer(state[STATE["dictionary"]], _VIEW_BYTES * count)
+            page = pa.foreign_buffer(state[STATE["dictionary_text"]], state[STATE["dictionary_text_bytes"]])
+            check_text(pa.Array.from_buffers(pa.string_view(), count, [None, entries, page]))
+
+    @property
+    def may_be_no_text(self) -> bool:
+        """Whether there are bytes in the batch, beside the dictionary's, that are not ASCII."""
+        return self.state[STATE["not_ascii"]] != 0
+
+    def take_buffers(self) -> list[TextBuffer]:
+        """Return what the views of the batch refer to, in the order of their numbers; of lengths, one heap at most."""
+        self._settle_page()
+        self._settle_heap()
+        buffers = self._buffers
+        self._buffers, self._heap = [], None
+        while buffers and not buffers[-1].is_used:
+            buffers.pop()
+        return buffers
+
+    def write_offsets(self, rows: int, address: int) -> None:
+        """Turn the lengths at the end of the memory of `rows` + 1 offsets into offsets."""
+        width = self.layout.result_bytes
+        _functions().text_offsets(address + (rows + 1) * width - 4 * rows, rows, address, width)
+
+    def serve(self, status: int) -> None:
+        """See `ColumnDecoder.serve`."""
+        if status == Status.HEAP:
+            self._serve_heap()
+        elif status == Status.DICTIONARY:
+            self._serve_dictionary()
+        else:
+            super().serve(status)
+
+    def _serve_dictionary(self) -> None:
+        state = self.state
+        entries_bytes = state[STATE["page_rows"]] * _VIEW_BYTES
+        if entries_bytes > state[STATE["dictionary_bytes"]]:
+            self._dictionary = default_pool().acquire(entries_bytes)
+            state[STATE["dictionary"]] = self._dictionary.address
+            state[STATE["dictionary_bytes"]] = self._dictionary.capacity_bytes
+        size_bytes = state[STATE["uncompressed_bytes"]]
+        if size_bytes + SNAPPY_SLACK_BYTES > state[STATE["dictionary_text_bytes"]]:
+            page = TextBuffer(default_pool().acquire(size_bytes + SNAPPY_SLACK_BYTES), size_bytes)
+            state[STATE["dictionary_text"]] = page.block.address
+            state[STATE["dictionary_text_bytes"]] = page.block.capacity_bytes
+            self._page = page
+            if self._are_views:
+                state[STATE["dictionary_number"]] = len(self._buffers)
+                self._buffers.append(page)
+
+    def _serve_heap(self) -> None:
+        state = self.state
+        needed_bytes = state[STATE["heap_needed"]]
+        self._settle_heap()
+        before = None if self._are_views else self._heap
+        used_bytes = 0 if before is None else before.size_bytes
+        size_bytes = max(used_bytes + needed_bytes, self._expected_bytes, 2 * used_bytes)
+        if self._are_views or self.layout.result_bytes == 4:
+            if used_bytes + needed_bytes > _MOST_OFFSET:
+                raise TextTooLongError
+            size_bytes = min(size_bytes, _MOST_OFFSET)
+        block = default_pool().acquire(size_bytes)
+        if before is not None:
+            ctypes.memmove(block.address, before.block.address, used_bytes)
+            self._buffers.clear()
+        self._heap = TextBuffer(block, used_bytes)
+        state[STATE["heap_number"]] = len(self._buffers)
+        self._buffers.append(self._heap)
+        state[STATE["heap"]] = block.address
+        state[STATE["heap_bytes"]] = size_bytes
+        state[STATE["heap_used"]] = used_bytes
+
+    def _settle_heap(self) -> None:
+        if self._heap is not None:
+            self._heap.size_bytes = self.state[STATE["heap_used"]]
+            self._heap.is_used = self._heap.size_bytes > 0
+
+    def _settle_page(self) -> None:
+        if self._page is not None:
+            self._page.is_used = self.state[STATE["dictionary_longest"]] > LONGEST_INLINE_BYTES
+
+
+def check_text(array: pa.Array[Any]) -> None:
+    """Check that an array of text is UTF-8.
+
+    Raises
+    ------
+    DamagedChunkError
+        It is not.
+    """
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise DamagedChunkError("a text is not UTF-8") from error
+
+
 class RowGroupDecoder:
     """Decodes some columns of a row group, all with one call. Belongs to one thread at a time.
 
@@ -231,6 +417,9 @@ class RowGroupDecoder:
             state[STATE["plain_kind"]] = layout.plain_kind
             state[STATE["gather_kind"]] = layout.gather_kind
             state[STATE["dictionary_plain_kind"]] = layout.dictionary_plain_kind
+            state[STATE["text_kind"]] = layout.text_kind
+            if layout.text_kind == LENGTHS:
+                state[STATE["result_bytes"]] = 4
 
     def read(self, rows: int) -> None:
         """Decode the next rows of all columns, after those that were decoded since `ColumnDecoder.want`.
@@ -269,8 +458,12 @@ _UNREAD, _FILE, _OFFSET, _POSITION, _END, _CODEC, _ROWS, _ROW, _OUT, _BITMAP, _N
 class _Functions:
     code: LoadedObject
     read_columns: Callable[[int, int], int]
+    text_offsets: Callable[[int, int, int, int], int]
 
 
+_OFFSETS_PROTOTYPE = ctypes.CFUNCTYPE(
+    ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64
+)
 _PROTOTYPE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
 _lock = threading.Lock()
 _loaded: list[_Functions] = []
@@ -291,4 +484,6 @@ def _functions() -> _Functions:
 
 def _load(target: Target) -> _Functions:
     code, _ = load_or_compile(decoder_text(target), target)
-    return _Functions(code, code.function("read_columns", _PROTOTYPE))
+    return _Functions(
+        code, code.function("read_columns", _PROTOTYPE), code.function("text_offsets", _OFFSETS_PROTOTYPE)
+    )

@@ -1,8 +1,9 @@
 """The decoder of Parquet column chunks as LLVM code: pages, their decompression, levels and values.
 
-Covers flat columns of numbers in data pages of both versions, with the encodings PLAIN and dictionary; Snappy and
-no compression, other codecs by asking the caller for the decompressed page. Everything that the bytes say is
-checked before it is believed: lengths against the end of what they are part of, indices against the dictionary.
+Covers flat columns of numbers, text and bytes in data pages of both versions, with the encodings PLAIN and
+dictionary; Snappy and no compression, other codecs by asking the caller for the decompressed page. Everything that
+the bytes say is checked before it is believed: lengths against the end of what they are part of, indices against the
+dictionary.
 Its values between calls are in `parquet_state`; `parquet_chunk` calls it.
 """
 
@@ -23,6 +24,7 @@ from dataflare.kernels.cpu.parquet_runs import (
     hybrid_routines,
 )
 from dataflare.kernels.cpu.parquet_state import CODECS, SNAPPY_MOST_RATIO, STATE_SLOTS, ColumnState, Status
+from dataflare.kernels.cpu.parquet_texts import LENGTHS, NO_TEXT, VIEWS, text_routines
 from dataflare.kernels.cpu.parquet_values import (
     COPIED_PLAINS,
     call_gather,
@@ -37,6 +39,7 @@ from dataflare.kernels.llvm.target import Target
 __all__ = ["decoder_text"]
 
 _PLAIN, _PLAIN_DICTIONARY, _RLE_DICTIONARY = 0, 2, 8
+_LEAST_TEXTS = 8  # that are gathered at once, as long as each might be
 
 
 def decoder_text(target: Target) -> str:
@@ -48,11 +51,14 @@ def decoder_text(target: Target) -> str:
             DECLARATIONS,
             *hybrid_routines(target, _stream_of("values"), _stream_of("levels")),
             *value_routines(),
-            snappy_routine(Status.SNAPPY),
+            *text_routines(),
+            snappy_routine("snappy", Status.SNAPPY, pairs=True),
+            snappy_routine("snappy_text", Status.SNAPPY, pairs=False),
             *header_routines(),
             _next_page(),
             _begin_page(),
             _values(),
+            _text_room(),
             _load_dictionary(),
             _read_file(),
             _read(),
@@ -81,7 +87,9 @@ def _next_page() -> str:
         looking.set(0)
     content = state.body + state.level_bytes
     is_dictionary = state.kind.equals(DICTIONARY_PAGE)
+    is_text = state.text_kind.differs(NO_TEXT)
     with f.when(is_dictionary):
+        f.finish_when(state.has_dictionary.differs(0), Status.DICTIONARIES)
         size_bytes = state.page_rows * state.stored_bytes
         f.finish_when(size_bytes > state.uncompressed_bytes, Status.VALUES)
     is_snappy = state.codec.equals(CODECS["SNAPPY"])
@@ -91,9 +99,8 @@ def _next_page() -> str:
     with f.when(is_dictionary):
         entries_bytes = state.page_rows * state.entry_bytes
         f.finish_when(entries_bytes > state.dictionary_bytes, Status.DICTIONARY)
-        f.finish_when(
-            state.uncompressed_bytes + SNAPPY_SLACK_BYTES > state.dictionary_bytes, Status.DICTIONARY
-        )
+        page_room = f.chosen(is_text, state.dictionary_text_bytes, state.dictionary_bytes)
+        f.finish_when(state.uncompressed_bytes + SNAPPY_SLACK_BYTES > page_room, Status.DICTIONARY)
     f.finish_when(state.payload.differs(0), 0)
     with f.when(state.uncompressed_bytes.equals(0)):  # nulls only: some writers then compress nothing
         state.payload.set(content)
@@ -106,12 +113,18 @@ def _next_page() -> str:
         f.finish(0)
     f.finish_when(state.codec.differs(CODECS["SNAPPY"]), Status.DECOMPRESS)
     # What is used as it is stored is decompressed in place, whatever else is on the dictionary's page.
-    in_place = is_dictionary & (state.dictionary_plain_kind < COPIED_PLAINS)
-    room_bytes = f.chosen(in_place, state.dictionary_bytes, state.scratch_bytes)
-    f.finish_when(state.uncompressed_bytes + SNAPPY_SLACK_BYTES > room_bytes, Status.SCRATCH)
-    target = f.chosen(in_place, state.dictionary, state.scratch)
-    status = f.call("snappy", content, content + state.compressed_bytes, target, state.uncompressed_bytes)
-    f.finish_when(status.differs(0), status)
+    in_place = is_dictionary & (is_text | (state.dictionary_plain_kind < COPIED_PLAINS))
+    place = f.chosen(is_text, state.dictionary_text, state.dictionary)
+    has_no_room = state.uncompressed_bytes + SNAPPY_SLACK_BYTES > state.scratch_bytes
+    f.finish_when(f.opposite(in_place) & has_no_room, Status.SCRATCH)
+    target = f.chosen(in_place, place, state.scratch)
+    end, size_bytes = content + state.compressed_bytes, state.uncompressed_bytes.now
+    with f.when(is_text):
+        status = f.call("snappy_text", content, end, target, size_bytes)
+        f.finish_when(status.differs(0), status)
+    with f.when(f.opposite(is_text)):
+        status = f.call("snappy", content, end, target, size_bytes)
+        f.finish_when(status.differs(0), status)
     state.payload.set(target)
     state.payload_end.set(target + state.uncompressed_bytes)
     return f.build()
@@ -125,7 +138,13 @@ def _load_dictionary() -> str:
     state.payload.set(0)
     state.position.set(state.body + state.page_bytes)
     f.finish_when(state.encoding.differs(_PLAIN) & state.encoding.differs(_PLAIN_DICTIONARY), Status.ENCODING)
-    with f.when(payload.differs(state.dictionary)):
+    with f.when(state.text_kind.differs(NO_TEXT)):
+        text, size_bytes = state.dictionary_text.now, state.payload_end - payload
+        with f.when(payload.differs(text)):
+            f.copy(text, payload, size_bytes)
+        status = f.call("text_entries", f["state"], text + size_bytes)
+        f.finish_when(status.differs(0), status)
+    with f.when(state.text_kind.equals(NO_TEXT) & payload.differs(state.dictionary)):
         call_plain(
             f,
             state.dictionary_plain_kind.now,
@@ -186,6 +205,11 @@ def _values() -> str:
     """Build ``values(state, count, out)``: the next `count` values of the page, one after the other."""
     f = Routine("values", ("state", "count", "out"))
     state = ColumnState(f)
+    text_kind = state.text_kind.now
+    with f.when(state.is_indices.equals(0) & text_kind.differs(NO_TEXT)):
+        with f.when(text_kind.equals(VIEWS)):
+            f.finish(f.call("plain_views", f["state"], f["count"], f["out"]))
+        f.finish(f.call("plain_lengths", f["state"], f["count"], f["out"]))
     with f.when(state.is_indices.equals(0)):
         size_bytes = f["count"] * state.stored_bytes
         f.finish_when(size_bytes > (state.values_end - state.values_position), Status.VALUES)
@@ -200,9 +224,34 @@ def _values() -> str:
         take = left.least(TILE_ROWS)
         f.finish_when(f.call("indices", f["state"], take, tile).equals(NO_RESULT), Status.VALUES)
         f.finish_when(f.call("highest", f.pointer(tile), take) >= state.dictionary_count, Status.INDEX)
-        call_gather(f, state.gather_kind.now, tile, take, state.dictionary.now, out.now)
+        with f.when(text_kind.equals(NO_TEXT)):
+            call_gather(f, state.gather_kind.now, tile, take, state.dictionary.now, out.now)
+        with f.when(text_kind.equals(VIEWS)):
+            dictionary = f.pointer(state.dictionary)
+            f.call("gather_views", f.pointer(tile), take, dictionary, f.pointer(out), state.dictionary_number)
+        with f.when(text_kind.equals(LENGTHS)):
+            f.call("gather_lengths", f["state"], tile, take, out)
         left.advance(0 - take)
         out.advance(take * state.result_bytes)
+    return f.build()
+
+
+def _text_room() -> str:
+    """Build ``text_room(state, count)``: how many of the next `count` texts have room; 0 where ``heap_needed`` is."""
+    f = Routine("text_room", ("state", "count"))
+    state = ColumnState(f)
+    count = f["count"]
+    room_bytes = state.heap_bytes - state.heap_used
+    with f.when(state.is_indices.equals(0)):
+        f.finish_when(state.values_end - state.values_position <= room_bytes, count)
+        state.heap_needed.set(f.call("plain_bytes", f["state"], count))
+        f.finish(f.chosen(state.heap_needed > room_bytes, 0, count))
+    f.finish_when(state.text_kind.equals(VIEWS), count)
+    # It is not known how long they are, only how long at most.
+    least = count.least(_LEAST_TEXTS)
+    state.heap_needed.set(least * state.dictionary_longest)
+    fits = (room_bytes // state.dictionary_longest).least(count)
+    f.finish(f.chosen(fits < least, 0, fits))
     return f.build()
 
 
@@ -249,7 +298,10 @@ def _read() -> str:
             status = f.call("begin_page", f["state"])
             f.finish_when(status.differs(0), status)
             f.go_on(again)
-        count = state.rows.least(state.page_left)
+        count = f.variable(state.rows.least(state.page_left))
+        with f.when(state.text_kind.differs(NO_TEXT)):  # before any of its streams moves on
+            count.set(f.call("text_room", f["state"], count))
+            f.finish_when(count.equals(0), Status.HEAP)
         result_bytes = state.result_bytes.now
         out = state.out + state.row * result_bytes
         valid = f.variable(count)

@@ -32,6 +32,19 @@ _FIELDS = (
     "dictionary_bytes",  # that there is room for
     "dictionary_count",
     "has_dictionary",
+    # Of text: what it comes out as, the dictionary's page, and the memory for the texts of a batch.
+    "text_kind",
+    "dictionary_text",
+    "dictionary_text_bytes",  # that there is room for
+    "dictionary_number",  # of the page among the buffers that the views of a batch refer to
+    "dictionary_longest",
+    "dictionary_not_ascii",  # bits of bytes over 127; those of a batch's other texts are in `not_ascii`
+    "heap",
+    "heap_bytes",  # that there is room for
+    "heap_used",
+    "heap_needed",  # room that is missing
+    "heap_number",
+    "not_ascii",
     "scratch",
     "scratch_bytes",
     # What is wanted. `row` is where in the results the next one goes.
@@ -86,6 +99,8 @@ class Status:
     """The caller shall decompress the page at ``body`` + ``level_bytes`` and set ``payload``."""
     FILE = 5
     """The file cannot be read, or ends early; ``unread_bytes`` says how much is missing."""
+    HEAP = 6
+    """The memory for texts has not ``heap_needed`` bytes left."""
     HEADER = 16
     BEYOND = 17
     SNAPPY = 18
@@ -96,6 +111,7 @@ class Status:
     NO_DICTIONARY = 23
     SIZES = 24
     NESTED = 25
+    DICTIONARIES = 26
 
 
 PROBLEMS: Final = {
@@ -109,6 +125,7 @@ PROBLEMS: Final = {
     Status.NO_DICTIONARY: "a page needs a dictionary, and there is none before it",
     Status.SIZES: "the sizes in a page header do not fit together",
     Status.NESTED: "a page of a flat column has repetition levels",
+    Status.DICTIONARIES: "there is a second dictionary",
 }
 """What is wrong with the data, in words."""
 

@@ -7,7 +7,7 @@ by `highest`.
 
 from __future__ import annotations
 
-from dataflare.kernels.cpu.routine import Operand, Routine
+from dataflare.kernels.cpu.routine import Operand, Routine, counted_loop
 
 __all__ = [
     "BIG_ENDIAN",
@@ -87,24 +87,6 @@ def call_spread(
             f.call(f"spread_{result_bytes}", f.pointer(out), valid, count, f.pointer(bitmap), at)
 
 
-def _counted(head: str, before: str, body: str) -> str:
-    """Return a function around a loop of `body` over ``%i`` below ``%count``."""
-    return f"""\
-define internal i64 @{head} nounwind {{
-entry:
-{before}  %some = icmp ne i64 %count, 0
-  br i1 %some, label %loop, label %done
-loop:
-  %i = phi i64 [ 0, %entry ], [ %i.next, %loop ]
-{body}
-  %i.next = add nuw i64 %i, 1
-  %more = icmp ult i64 %i.next, %count
-  br i1 %more, label %loop, label %done
-done:
-  ret i64 0
-}}"""
-
-
 _HIGHEST = """\
 declare i32 @llvm.umax.i32(i32, i32)
 
@@ -129,7 +111,7 @@ done:
 def _gather(entry_bytes: int, result_bytes: int) -> str:
     entry, result = f"i{8 * entry_bytes}", f"i{8 * result_bytes}"
     convert = f"sext {entry} %entry.v to {result}" if entry != result else f"add {result} %entry.v, 0"
-    return _counted(
+    return counted_loop(
         f"gather_{entry_bytes}_{result_bytes}"
         "(ptr noalias %indices, i64 %count, ptr noalias %dictionary, ptr noalias %out)",
         "",
@@ -148,7 +130,7 @@ def _gather(entry_bytes: int, result_bytes: int) -> str:
 def _plain(stored_bytes: int, result_bytes: int) -> str:
     stored, result = f"i{8 * stored_bytes}", f"i{8 * result_bytes}"
     convert = "trunc" if result_bytes < stored_bytes else "sext"
-    return _counted(
+    return counted_loop(
         f"plain_{stored_bytes}_{result_bytes}(ptr noalias %source, i64 %count, ptr noalias %out)",
         "",
         f"""\
@@ -182,7 +164,7 @@ def _big_endian(result_bytes: int) -> str:
     kind = f"i{8 * result_bytes}"
     widened = "%shift" if result_bytes == 8 else "%shift.w"
     before = "" if result_bytes == 8 else f"  %shift.w = zext i64 %shift to {kind}\n"
-    swap = _counted(
+    swap = counted_loop(
         f"{name}(ptr noalias %source, i64 %count, ptr noalias %out, i64 %stored, i64 %shift)",
         before,
         f"""\

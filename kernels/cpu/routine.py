@@ -13,7 +13,16 @@ from typing import TypeAlias
 
 from dataflare.kernels.llvm.emit import Code
 
-__all__ = ["DECLARATIONS", "Flag", "Operand", "OperandLike", "Pointer", "Routine", "Variable"]
+__all__ = [
+    "DECLARATIONS",
+    "Flag",
+    "Operand",
+    "OperandLike",
+    "Pointer",
+    "Routine",
+    "Variable",
+    "counted_loop",
+]
 
 DECLARATIONS = """\
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
@@ -271,6 +280,14 @@ class Routine:
         """Return how many bits of a value are ones."""
         return Operand(self.code, self.code.value(f"call i64 @llvm.ctpop.i64(i64 {text_of(value)})"))
 
+    def opposite(self, condition: Flag) -> Flag:
+        """Return whether a condition does not hold."""
+        return Flag(self.code, self.code.value(f"xor i1 {condition.text}, true"))
+
+    def table(self, name: str) -> Operand:
+        """Return the address of a constant of the module."""
+        return Operand(self.code, f"ptrtoint (ptr @{name} to i64)")
+
     def pointer(self, address: OperandLike) -> Pointer:
         """Return an address for a function that takes a pointer."""
         return Pointer(self._pointer(address))
@@ -322,3 +339,29 @@ class Routine:
         """Return from the function where the condition holds."""
         with self.when(condition):
             self.finish(value)
+
+
+def counted_loop(head: str, before: str, body: str) -> str:
+    """Return a function of LLVM text around a loop of `body` over ``%i`` below ``%count``.
+
+    Parameters
+    ----------
+    head
+        Name and parameters.
+    before
+        What comes before the loop; whole lines.
+    """
+    return f"""\
+define internal i64 @{head} nounwind {{
+entry:
+{before}  %some = icmp ne i64 %count, 0
+  br i1 %some, label %loop, label %done
+loop:
+  %i = phi i64 [ 0, %entry ], [ %i.next, %loop ]
+{body}
+  %i.next = add nuw i64 %i, 1
+  %more = icmp ult i64 %i.next, %count
+  br i1 %more, label %loop, label %done
+done:
+  ret i64 0
+}}"""

@@ -15,22 +15,30 @@ __all__ = ["SNAPPY_SLACK_BYTES", "snappy_routine"]
 SNAPPY_SLACK_BYTES = 32
 """Bytes after the output that may be written."""
 
+_ELEMENT_BYTES = 32
 
-def snappy_routine(failure: int) -> str:
-    """Return ``i64 @snappy(source, source end, output, output bytes)``: 0, or `failure` for damaged data.
+
+def snappy_routine(name: str, failure: int, *, pairs: bool) -> str:
+    """Return ``i64 @name(source, source end, output, output bytes)``: 0, or `failure` for damaged data.
+
+    It is fast for what is mostly `pairs` of a short literal and a short copy, as numbers are, or else for text.
 
     Every byte of the output is written exactly when it returns 0. It reads nothing outside the source and what it
     has written, and writes nothing outside the output and `SNAPPY_SLACK_BYTES` after it.
     """
-    f = Routine("snappy", ("source", "end", "out", "size"))
+    f = Routine(name, ("source", "end", "out", "size"))
     end, out, size = f["end"], f["out"], f["size"]
     position = f.variable(f["source"])
     _check_length(f, position, end, size, failure)
     place = f.variable(out)
     place_end = out + size
     with f.loop(lambda: position < end) as following:
-        with f.when((end - position) >= 8), f.when((place_end - place) >= 12):
-            _pair(f, position, place, out, following)
+        if pairs:
+            with f.when((end - position) >= 8), f.when((place_end - place) >= 12):
+                _pair(f, position, place, out, following)
+        else:
+            with f.when((end - position) > _ELEMENT_BYTES), f.when((place_end - place) >= _ELEMENT_BYTES):
+                _element(f, position, place, out, following)
         tag = f.load(position, 8)
         position.advance(1)
         with f.when((tag & 3).equals(0)):
@@ -75,6 +83,27 @@ def _pair(f: Routine, position: Variable, place: Variable, out: Operand, followi
         f.move(before, before - distance, 8)
         place.set(before + length)
         position.advance((tag >> 2) + kind + 3)
+        f.go_on(following)
+
+
+def _element(f: Routine, position: Variable, place: Variable, out: Operand, following: str) -> None:
+    """Take a literal or a copy of up to 32 bytes, where the copy does not overlap itself; go on if that is there.
+
+    A literal is copied, too, from the source. Reads 8 bytes, or 33 of a literal, and writes 32.
+    """
+    word = f.load(position, 64)
+    tag = word & 255
+    kind = tag & 3
+    is_literal, is_short = kind.equals(0), kind.equals(1)
+    length = f.chosen(is_short, ((tag >> 2) & 7) + 4, (tag >> 2) + 1)
+    distance = f.chosen(is_short, ((tag & 0xE0) << 3) | ((word >> 8) & 0xFF), (word >> 8) & 0xFFFF)
+    source = f.chosen(is_literal, position + 1, place - distance)
+    step = f.chosen(is_literal, length, kind) + 1
+    is_before = (distance >= length) & (distance <= place - out)
+    with f.when((kind < 3) & (length <= _ELEMENT_BYTES) & (is_literal | is_before)):
+        f.move(place, source, _ELEMENT_BYTES)
+        place.advance(length)
+        position.advance(step)
         f.go_on(following)
 
 

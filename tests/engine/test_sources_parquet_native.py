@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from dataflare.kernels.errors import ReadError
 from dataflare.kernels.memory.pool import default_pool
+from dataflare.sources.agreement import same_family
 from dataflare.sources.parquet import ParquetSource
 from dataflare.sources.parquet_native import _zstd_content_bytes
 from dataflare.testing import assert_batches_equal, record_batches
 
-FIXED = pa.schema(
+FLAT = pa.schema(
     [
         *[(str(kind), kind) for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64())],
         *[(str(kind), kind) for kind in (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())],
@@ -33,6 +34,8 @@ FIXED = pa.schema(
         *[(f"naive {unit}", pa.timestamp(unit)) for unit in ("ms", "us", "ns")],
         *[(f"utc {unit}", pa.timestamp(unit, "UTC")) for unit in ("ms", "us", "ns")],
         ("paris", pa.timestamp("us", "Europe/Paris")),
+        *[(str(kind), kind) for kind in (pa.string(), pa.large_string(), pa.string_view())],
+        *[(str(kind), kind) for kind in (pa.binary(), pa.large_binary(), pa.binary_view())],
         *[(f"decimal {digits}", pa.decimal128(digits, 2)) for digits in (3, 9, 10, 18, 19, 38)],
         pa.field("required", pa.int64(), nullable=False),
         pa.field("required decimal", pa.decimal128(15, 2), nullable=False),
@@ -60,8 +63,15 @@ def opened(path: Path, columns: Sequence[str] | None = None) -> ParquetSource:
 def sample(rows: int, seed: int, *, nulls: float, distinct: int) -> pa.Table:
     """Return `rows` rows of all types; no value has more than `distinct` forms."""
     random = np.random.default_rng(seed)
-    columns = []
-    for field in FIXED:
+    columns: list[pa.Array[Any]] = []
+    for field in FLAT:
+        valid = random.random(rows) >= (nulls if field.nullable else 0.0)
+        if same_family(field.type, pa.string()) or same_family(field.type, pa.binary()):
+            texts = [f"{number:x} é" * (number % 9) for number in random.integers(0, 2**20, distinct)]
+            chosen = [texts[index] for index in random.integers(0, distinct, rows)]
+            text = pa.array(chosen, pa.large_string(), mask=~valid)
+            columns.append(text.cast(pa.large_binary()).cast(field.type))
+            continue
         width_bits = field.type.bit_width
         if pa.types.is_decimal(field.type):
             limit = 10 ** min(field.type.precision, 18) - 1
@@ -81,15 +91,14 @@ def sample(rows: int, seed: int, *, nulls: float, distinct: int) -> pa.Table:
             high = min(2 ** (width_bits - 1), 2**31) - 1
             numbers = random.integers(0, high, distinct)[random.integers(0, distinct, rows)]
             data = numbers.astype(f"<i{width_bits // 8}").tobytes()
-        valid = random.random(rows) >= (nulls if field.nullable else 0.0)
         bitmap = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
         columns.append(pa.Array.from_buffers(field.type, rows, [bitmap, pa.py_buffer(data)]))
-    return pa.Table.from_arrays(columns, schema=FIXED)
+    return pa.Table.from_arrays(columns, schema=FLAT)
 
 
 @given(
     batch=st.lists(
-        st.sampled_from([field for field in FIXED if field.nullable and not pa.types.is_time(field.type)]),
+        st.sampled_from([field for field in FLAT if field.nullable and not pa.types.is_time(field.type)]),
         min_size=1,
         max_size=5,
         unique_by=lambda field: field.name,
@@ -154,7 +163,7 @@ def test_longer_columns_of_every_type(
         store_decimal_as_integer=distinct == 50,
     )
     source = opened(path)
-    assert source.schema.equals(FIXED)
+    assert source.schema.equals(FLAT)
     for batch_rows in (5_555, 1_000_000):
         assert read(source, batch_rows).equals(table)
 
@@ -186,14 +195,14 @@ def test_columns_of_three_decoders_in_one_batch(tmp_path: Path) -> None:
         {
             "l": [[i] for i in range(rows)],
             "n": pa.array(range(rows)),
-            "s": [f"row {i}" for i in range(rows)],
+            "b": [i % 3 == 0 for i in range(rows)],
             "x": pa.array([None if i % 3 else i / 7 for i in range(rows)]),
         }
     )
     path = tmp_path / "a.parquet"
     pq.write_table(table, path, row_group_size=25_000)
     source = ParquetSource.open(path, decoder="native")
-    assert source.description.endswith("decoded by dataflare, but s by polars and l by pyarrow")
+    assert source.description.endswith("decoded by dataflare, but b by polars and l by pyarrow")
     for batch_rows in (100, 9_999, 1_000_000):
         assert read(source, batch_rows).equals(table)
 
@@ -219,6 +228,62 @@ def test_a_large_row_group_is_never_in_memory_as_a_whole(tmp_path: Path) -> None
     sizes = [batch.num_rows for batch in part.read(lambda: rows)]
     assert sum(sizes) == rows
     assert max(sizes) <= 2**18 // 8
+
+
+def test_long_texts_are_decoded_a_block_at_a_time(tmp_path: Path) -> None:
+    """Where numbers would still be decoded in stretches that are worth a call."""
+    rows = 20_000
+    table = pa.table({"s": [str(i) * 200 for i in range(rows)]})
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path, row_group_size=rows, use_dictionary=False)
+    source = opened(path).with_blocks(2**20)
+    batches = [batch for part in source.partitions() for batch in part.read(lambda: rows)]
+    assert max(batch.nbytes for batch in batches) < 2 * 2**20
+    assert pa.Table.from_batches([batch.to_arrow() for batch in batches]).equals(table)
+
+
+def test_batches_share_the_page_of_a_dictionary_of_views(tmp_path: Path) -> None:
+    rows = 100_000
+    texts = pa.array([f"a text that is longer than a view {i % 10}" for i in range(rows)], pa.string_view())
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"s": texts}), path, row_group_size=rows)
+    (part,) = opened(path).partitions()
+    first, second = (batch.to_arrow()["s"].buffers() for batch in list(part.read(lambda: rows // 2)))
+    assert len(first) == len(second) == 3
+    assert first[2].address == second[2].address
+
+
+def test_short_texts_keep_no_memory_beside_their_views(tmp_path: Path) -> None:
+    table = pa.table({"s": pa.array(["short", "x" * 12] * 1_000, pa.string_view())})
+    path = tmp_path / "a.parquet"
+    for dictionary in (True, False):
+        pq.write_table(table, path, use_dictionary=dictionary)
+        got = read(opened(path))
+        assert got.equals(table)
+        assert len(got["s"].chunk(0).buffers()) == 2
+
+
+def test_text_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    for dictionary in (True, False):
+        for text in (b"\xff", b"\xc3(" * 30):
+            bad = pa.array([b"good", text], pa.binary())
+            no_text = pa.Array.from_buffers(pa.string(), 2, bad.buffers())
+            pq.write_table(pa.table({"n": [1, 2], "s": no_text}), path, use_dictionary=dictionary)
+            message = r"a\.parquet: row group 0 of 1 cannot be decoded: column 's': a text is not UTF-8"
+            with pytest.raises(ReadError, match=message):
+                read(opened(path))
+            assert read(opened(path, ["n"])).num_rows == 2
+
+
+def test_more_text_than_offsets_can_count_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"s": ["x" * 100] * 1_000}), path)
+    monkeypatch.setattr("dataflare.kernels.cpu.parquet_chunk._MOST_OFFSET", 50_000)
+    with pytest.raises(
+        ReadError, match=r"column 's' has texts so long .* 2 GiB\. Read it with decoder='pyarrow'"
+    ):
+        read(opened(path))
 
 
 def test_empty_row_groups_and_files(tmp_path: Path) -> None:

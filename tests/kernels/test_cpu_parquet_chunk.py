@@ -6,6 +6,7 @@ import ctypes
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from dataflare.kernels.cpu.parquet_chunk import (
     ColumnDecoder,
     DamagedChunkError,
     RowGroupDecoder,
+    TextColumnDecoder,
+    TextTooLongError,
     ValueLayout,
 )
 from dataflare.kernels.cpu.parquet_state import STATE
@@ -196,6 +199,64 @@ def _decompress(address: int, size_bytes: int, result_bytes: int) -> pa.Buffer:
         raise DamagedChunkError(str(error)) from error
 
 
+def decode_texts(
+    chunk: bytes,
+    rows: int,
+    data_type: pa.DataType,
+    *,
+    optional: bool = False,
+    codec: str = "UNCOMPRESSED",
+    steps: Sequence[int] = (),
+) -> list[bytes | None]:
+    """Decode a chunk of text that ends at forbidden memory, as `decode` does."""
+    layout = ValueLayout.of_text("BYTE_ARRAY", data_type)
+    assert layout is not None
+    column = TextColumnDecoder(layout, optional=optional)
+    decoder = RowGroupDecoder([column])
+    column.begin(len(chunk), codec, _decompress, file=None, offset=0)
+    memory = Guarded(len(chunk), chunk)
+    column.state[STATE["position"]] = memory.address
+    column.state[STATE["end"]] = memory.address + len(chunk)
+    are_views = layout.result_bytes == 16
+    out = Guarded(rows * 16 if are_views else (rows + 1) * layout.result_bytes)
+    bitmap = Guarded((rows + 7) // 8 + 8)
+    column.want(out.address if are_views else out.address + out.size_bytes - 4 * rows, bitmap.address)
+    column.expect(0)
+    left = rows
+    for step in [*steps, rows]:
+        decoder.read(min(step, left))
+        column.check_dictionary()
+        left -= min(step, left)
+    column.check_end()
+    texts = [ctypes.string_at(text.block.address, text.size_bytes) for text in column.take_buffers()]
+    if are_views:
+        values = [_viewed(out.bytes()[place : place + 16], texts) for place in range(0, 16 * rows, 16)]
+    else:
+        column.write_offsets(rows, out.address)
+        offsets = np.frombuffer(out.bytes(), f"<i{layout.result_bytes}").tolist()
+        (text,) = texts or [b""]
+        assert offsets[-1] == len(text)
+        values = [text[start:end] for start, end in pairwise(offsets)]
+    if not optional:
+        return list(values)
+    bits = np.unpackbits(np.frombuffer(bitmap.bytes(), np.uint8), bitorder="little")[:rows]
+    assert all(bit or not value for bit, value in zip(bits, values, strict=True))
+    return [value if bit else None for bit, value in zip(bits, values, strict=True)]
+
+
+def _viewed(view: bytes, texts: Sequence[bytes]) -> bytes:
+    length = int.from_bytes(view[:4], "little")
+    if length <= 12:
+        assert not any(view[4 + length :])
+        return view[4 : 4 + length]
+    number, start = int.from_bytes(view[8:12], "little"), int.from_bytes(view[12:], "little")
+    text = texts[number][start : start + length]
+    assert len(text) == length
+    assert text[:4] == view[4:8]
+    return text
+
+
+TEXTS = (pa.string_view(), pa.binary(), pa.large_string())
 INT32 = ValueLayout.of("INT32", 0, pa.int32())
 INT64 = ValueLayout.of("INT64", 0, pa.int64())
 assert INT32 is not None
@@ -321,6 +382,128 @@ def test_big_endian_decimals_of_every_length(
     assert [
         int.from_bytes(got[place : place + 16], "little", signed=True) for place in range(0, len(got), 16)
     ] == numbers
+
+
+def plain_texts(texts: Sequence[bytes]) -> bytes:
+    return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+
+
+@given(
+    pages=st.lists(st.tuples(runs(1), st.booleans()), min_size=1, max_size=3),
+    entries=st.lists(st.text(max_size=40).map(str.encode), min_size=1, max_size=20),
+    longest=st.sampled_from([0, 11, 12, 13, 32, 33, 5_000]),
+    steps=st.lists(st.integers(0, 3_000), max_size=4),
+    version=st.sampled_from([1, 2]),
+    codec=st.sampled_from([None, "snappy", "zstd"]),
+    optional=st.booleans(),
+)
+def test_texts_in_any_steps_over_pages_with_and_without_a_dictionary(
+    pages: list[tuple[list[tuple[str, list[int]]], bool]],
+    entries: list[bytes],
+    longest: int,
+    steps: list[int],
+    version: int,
+    codec: str | None,
+    optional: bool,
+) -> None:
+    """A dictionary that has become too large is followed by plain pages in the same chunk."""
+    entries = [*entries, b"x" * longest]
+    random = np.random.default_rng(longest)
+    chunk = dictionary_page(len(entries), plain_texts(entries), codec)
+    expected: list[bytes | None] = []
+    for levels, by_index in pages:
+        flags = [bool(value) or not optional for _, values in levels for value in values]
+        indices = [int(index) for index in random.integers(0, len(entries), sum(flags))]
+        if len(indices) > 50:  # few of the longest
+            indices = [0 if index == len(entries) - 1 and longest > 100 else index for index in indices]
+        values = plain_texts([entries[index] for index in indices])
+        if by_index:
+            values = bytes([5]) + (hybrid([("packed", indices)], 5) if indices else b"")
+        spaced = hybrid(levels, 1) if optional else None
+        encoding = RLE_DICTIONARY if by_index else PLAIN
+        chunk += data_page(len(flags), encoding, values, spaced, version=version, codec=codec)
+        left = iter(indices)
+        expected += [entries[next(left)] if flag else None for flag in flags]
+    name = "UNCOMPRESSED" if codec is None else codec.upper()
+    for data_type in TEXTS:
+        got = decode_texts(chunk, len(expected), data_type, optional=optional, codec=name, steps=steps)
+        assert got == expected
+
+
+@pytest.mark.parametrize(
+    ("chunk", "reason"),
+    [
+        (data_page(2, PLAIN, plain_texts([b"one"])), "fewer values than it says"),
+        (data_page(2, PLAIN, plain_texts([b"one"]) + b"\3\0\0"), "fewer values than it says"),
+        (data_page(2, PLAIN, plain_texts([b"one"]) + b"\3\0\0\0ab"), "fewer values than it says"),
+        (data_page(2, PLAIN, b"\xff\xff\xff\xffabcd"), "fewer values than it says"),
+        (data_page(2, PLAIN, plain_texts([b"a", b"b" * 20, b"c"])), "fewer values than the row group"),
+        (dictionary_page(3, plain_texts([b"", b""])), "fewer values than it says"),
+        (dictionary_page(2, plain_texts([b"one"]) + b"\4\0\0\0abc"), "fewer values than it says"),
+        (dictionary_page(1, b"\0\0\0\x80" + b"a" * 30), "fewer values than it says"),
+        (dictionary_page(1, plain_texts([b"a"])) * 2, "a second dictionary"),
+        (dictionary_page(1, plain_texts([b"\xc3(" * 9])) + data_page(2, RLE_DICTIONARY, b"\0\4"), "not UTF-8"),
+        (dictionary_page(1, plain_texts([b"\x80"])) + data_page(2, RLE_DICTIONARY, b"\0\4"), "not UTF-8"),
+        (dictionary_page(1, plain_texts([b"a"])) + data_page(2, RLE_DICTIONARY, b"\1\4\1"), "does not have"),
+    ],
+)  # fmt: skip
+def test_damaged_texts_are_named(chunk: bytes, reason: str) -> None:
+    for data_type in (pa.string_view(), pa.string()):
+        with pytest.raises(DamagedChunkError, match=reason):
+            decode_texts(chunk, 3 if "row group" in reason else 2, data_type)
+
+
+def test_texts_that_offsets_cannot_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_chunk, "_MOST_OFFSET", 1_000)
+    texts = [b"x" * 100] * 20
+    plain = data_page(20, PLAIN, plain_texts(texts))
+    indexed = dictionary_page(1, plain_texts(texts[:1])) + data_page(20, RLE_DICTIONARY, b"\0\x28")
+    for chunk in (plain, indexed):
+        with pytest.raises(TextTooLongError):
+            decode_texts(chunk, 20, pa.string())
+        assert decode_texts(chunk, 20, pa.large_string()) == texts
+    assert decode_texts(indexed, 20, pa.string_view()) == texts
+
+
+@given(
+    runs(5, 20),
+    runs(1),
+    st.sampled_from([None, "snappy", "zstd"]),
+    st.booleans(),
+    st.booleans(),
+    st.data(),
+)
+def test_damaged_texts_never_reach_other_memory(
+    indices: list[tuple[str, list[int]]],
+    levels: list[tuple[str, list[int]]],
+    codec: str | None,
+    optional: bool,
+    dictionary: bool,
+    data: st.DataObject,
+) -> None:
+    """As for numbers: values, or an error."""
+    flags = [value for _, values in levels for value in values]
+    rows = len(flags) if optional else sum(len(values) for _, values in indices)
+    assume(rows)
+    texts = [b"t" * (index % 40) for index in range(rows)]
+    values, encoding, first = plain_texts(texts), PLAIN, b""
+    if dictionary:
+        values, encoding = bytes([5]) + hybrid(indices, 5), RLE_DICTIONARY
+        first = dictionary_page(20, plain_texts([b"e" * (2 * index) for index in range(20)]), codec)
+    spaced = hybrid(levels, 1) if optional else None
+    chunk = bytearray(first + data_page(rows, encoding, values, spaced, codec=codec))
+    for _ in range(data.draw(st.integers(1, 6))):
+        place = data.draw(st.integers(0, min(len(chunk), 80) - 1) | st.integers(0, len(chunk) - 1))
+        chunk[place] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(chunk)) | st.just(len(chunk)))
+    name = "UNCOMPRESSED" if codec is None else codec.upper()
+    for data_type in TEXTS:
+        try:
+            decode_texts(
+                bytes(chunk[:cut]), rows, data_type, optional=optional, codec=name, steps=[rows // 3]
+            )
+        except DamagedChunkError:
+            continue
 
 
 def test_a_page_of_nulls_only_may_have_no_values() -> None:

@@ -19,14 +19,14 @@ _FAILURE = 7
 _GUARD = 0xA5
 
 
-@pytest.fixture(scope="module")
-def decompress():  # type: ignore[no-untyped-def]
+@pytest.fixture(scope="module", params=[True, False], ids=["for numbers", "for text"])
+def decompress(request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
     """Return what decompresses a block to a size: the bytes, or None where that fails."""
     text = "\n\n".join(
         [
             f'target triple = "{host_target().triple}"',
             DECLARATIONS,
-            snappy_routine(_FAILURE).replace("define internal", "define"),
+            snappy_routine("snappy", _FAILURE, pairs=request.param).replace("define internal", "define"),
         ]
     )
     code = jit.load_object(jit.assemble(text, host_target()))
@@ -94,17 +94,23 @@ def plain(block: bytes, size: int) -> bytes | None:
 
 @st.composite
 def contents(draw: st.DrawFn) -> bytes:
-    """Bytes as columns have them: numbers with few low bytes, repeats, noise, in any mixture."""
+    """Bytes as columns have them: numbers with few low bytes, words, repeats, noise, in any mixture."""
     pieces = []
     seed = draw(st.integers(0, 2**32 - 1))
     random = np.random.default_rng(seed)
     for _ in range(draw(st.integers(0, 4))):
-        kind, count = draw(st.sampled_from(["noise", "numbers", "run", "again"])), draw(st.integers(1, 3_000))
+        kind, count = (
+            draw(st.sampled_from(["noise", "numbers", "words", "run", "again"])),
+            draw(st.integers(1, 3_000)),
+        )
         if kind == "noise":
             pieces.append(random.bytes(count))
         elif kind == "numbers":
             limit = 1 << draw(st.integers(1, 40))
             pieces.append(random.integers(0, limit, count).astype("<i8").tobytes())
+        elif kind == "words":
+            words = [random.bytes(length) for length in random.integers(1, 40, 50)]
+            pieces.append(b" ".join(words[index] for index in random.integers(0, 50, count // 10)))
         elif kind == "run":
             pieces.append(random.bytes(draw(st.integers(1, 20))) * count)
         elif pieces:
