@@ -22,7 +22,7 @@ from dataflare.execute.chain import Chain
 from dataflare.execute.meters import StageMeter
 from dataflare.execute.reorder import ReorderBuffer
 from dataflare.execute.sharing import KeptMemory
-from dataflare.kernels.memory.compacting import compacted
+from dataflare.kernels.cpu.compacting import compacted
 
 if TYPE_CHECKING:
     from dataflare.batch import SharedDataBatch
@@ -97,6 +97,7 @@ class DestinationTask(TaskActor):
         if self._keeps and not self._run.in_memory:
             passed = self._without_dropped(passed)
         self._sink.write(passed)
+        self._run.note_written()
         meter.write_s += self._clock() - began_s
         meter.batches += 1
         meter.rows_in += passed.num_rows

@@ -7,6 +7,7 @@ and admitting are not here (``dataflare.control``).
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -61,11 +62,14 @@ class GrowthBound:
         self._give_back = _release_arrow_memory if give_back is None else give_back
         self._step_bytes = max(1, int(_STEP_SHARE * limit_bytes))
         self._passed_bytes = 0
+        self._times = 0
+        self._thread = threading.local()
         self._bearable_bytes = (self._resident() or 0) + int(_BEARABLE_SHARE * limit_bytes)
         self._next_bytes = self._bearable_bytes
 
     def note_batch(self, nbytes: int) -> None:
         """Take note of the bytes of one more batch; where it is time to look, look. Any thread may call it."""
+        self.follow()
         self._passed_bytes += nbytes
         if self._passed_bytes < self._step_bytes:
             return
@@ -73,9 +77,17 @@ class GrowthBound:
         now = self._resident()
         if now is None or now <= self._next_bytes:
             return
-        self._give_back()
+        self._times += 1
+        self.follow()
         # What is left is in use, or not Arrow's: there is no point in trying again before there is more.
         self._next_bytes = max(self._bearable_bytes, (self._resident() or now) + self._step_bytes)
+
+    def follow(self) -> None:
+        """Give back the calling thread's part, where any thread has given back its own since it last did."""
+        times = self._times
+        if getattr(self._thread, "times", 0) != times:
+            self._thread.times = times
+            self._give_back()
 
 
 def _release_arrow_memory() -> None:

@@ -384,6 +384,11 @@ class PreparedRun:
         if self._growth is not None:
             self._growth.note_batch(reservation.nbytes)
 
+    def note_written(self) -> None:
+        """Have the sink's thread give back what its part of Arrow's allocator keeps, where there is too much."""
+        if self._growth is not None:
+            self._growth.follow()
+
     def _note_lost(self, device: str, reason: str) -> None:
         """Go on without a device that is lost: the CPU has its work, so that its memory no longer counts."""
         if device not in self.lost_devices:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dataflare.kernels.cpu.compacting import compacted
 from dataflare.kernels.errors import OptionError, SchemaError, nearest
-from dataflare.kernels.memory.compacting import compacted
 from dataflare.sinks.files import FileSink, FormatWriter
 from dataflare.sinks.parquet_dictionaries import columns_worth_a_dictionary
 

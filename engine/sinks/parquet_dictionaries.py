@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,7 +28,7 @@ def columns_worth_a_dictionary(group: pa.Table) -> list[str] | bool:
         return True
     step = -(-rows // _SAMPLE_ROWS)
     # Spread over the group: in sorted columns neighbours are equal, and say nothing of the others.
-    places = pa.array(range(0, rows, step), pa.int64())
+    places = np.arange(0, rows, step)
     worth = [
         name
         for name, column in zip(group.column_names, group.columns, strict=True)
@@ -36,18 +37,40 @@ def columns_worth_a_dictionary(group: pa.Table) -> list[str] | bool:
     return True if len(worth) == group.num_columns else worth
 
 
-def _repeats(column: pa.ChunkedArray[Any], places: pa.Array[Any]) -> bool:
+def _repeats(column: pa.ChunkedArray[Any], places: np.ndarray[Any, np.dtype[np.int64]]) -> bool:
     rows, nbytes = len(column), column.nbytes
-    if pa.types.is_string_view(column.type):  # of which pyarrow cannot take rows, nor count them
-        column = column.cast(pa.large_string())
-    elif pa.types.is_binary_view(column.type):
-        column = column.cast(pa.large_binary())
     try:
-        found: int = pc.count_distinct(column.take(places)).as_py()
+        if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
+            sample = _taken_views(column, places)
+        else:
+            sample = column.take(pa.array(places))
+        found: int = pc.count_distinct(sample).as_py()
     except pa.ArrowNotImplementedError:
         return True
     distinct = _distinct_of_all(len(places), found)
     return distinct * nbytes <= _DICTIONARY_BYTES * rows and distinct * _LEAST_REPEATS <= rows
+
+
+def _taken_views(
+    column: pa.ChunkedArray[Any], places: np.ndarray[Any, np.dtype[np.int64]]
+) -> pa.ChunkedArray[Any]:
+    """Take rows of views as another type: of views, pyarrow cannot take rows, nor count them."""
+    wide: Any = pa.large_string() if pa.types.is_string_view(column.type) else pa.large_binary()
+    taken: list[Any] = []
+    start = 0
+    for chunk in column.chunks:
+        here = places[(places >= start) & (places < start + len(chunk))] - start
+        start += len(chunk)
+        _, views, *texts = chunk.buffers()
+        if views is None or not len(here):
+            continue
+        rows = np.frombuffer(memoryview(views), "V16", len(chunk), 16 * chunk.offset)[here]
+        valid = np.packbits(chunk.is_valid().to_numpy(zero_copy_only=False)[here], bitorder="little").data
+        buffers = [pa.py_buffer(valid), pa.py_buffer(rows.tobytes()), *texts]
+        part: pa.Array[Any] = pa.Array.from_buffers(chunk.type, len(here), buffers)
+        taken.append(part.cast(wide))
+    result: pa.ChunkedArray[Any] = pa.chunked_array(taken, wide)
+    return result
 
 
 def _distinct_of_all(sampled: int, found: int) -> float:

@@ -43,6 +43,8 @@ HUGE_PAGE_BYTES: Final = 2 << 20
 """Blocks of at least this size are mapped on their own, aligned to it, and advised to use huge pages."""
 
 _SMALLEST_CLASS_BYTES: Final = 256
+# From here on blocks are mapped on their own: what the C library gets back between blocks that are in use, it keeps.
+_MAPPED_BYTES: Final = 128 << 10
 _UNCHECKED_IDLE_BYTES: Final = 1 << 20  # idle bytes of one small size class that need no look at the limit
 _REMEMBERED_SIZES: Final = 4096
 
@@ -317,10 +319,13 @@ def _class_bytes(nbytes: int) -> int:
 
 
 def _allocate(block_bytes: int) -> _Memory:
-    if block_bytes < HUGE_PAGE_BYTES:
+    if block_bytes < _MAPPED_BYTES:
         return _aligned(bytearray(block_bytes + ALIGNMENT_BYTES), ALIGNMENT_BYTES)
-    # Private, so that a forked child gets copies; mapped with one huge page to spare, which is never touched.
-    mapping = mmap.mmap(-1, block_bytes + HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # private, so that a forked child gets copies
+    if block_bytes < HUGE_PAGE_BYTES:
+        return _aligned(mmap.mmap(-1, block_bytes, flags=flags), ALIGNMENT_BYTES)
+    # Mapped with one huge page to spare, which is never touched.
+    mapping = mmap.mmap(-1, block_bytes + HUGE_PAGE_BYTES, flags=flags)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without huge pages still has memory
             mapping.madvise(mmap.MADV_HUGEPAGE)

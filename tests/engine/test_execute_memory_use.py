@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -53,6 +55,22 @@ def test_below_the_limit_nothing_is_given_back() -> None:
     for _ in range(100):
         growth.note_batch(STEP_BYTES)
     assert process.times == 0
+
+
+def test_each_thread_gives_its_own_part_back_once() -> None:
+    given_back = []
+    process = Process()
+    growth = GrowthBound(
+        LIMIT_BYTES, resident=process.resident, give_back=lambda: given_back.append(threading.get_ident())
+    )
+    with ThreadPoolExecutor(1) as sink:
+        sink.submit(growth.follow).result()
+        assert given_back == []
+        process.used_bytes += LIMIT_BYTES
+        growth.note_batch(STEP_BYTES)
+        for _ in range(3):
+            sink.submit(growth.follow).result()
+        assert len(given_back) == len(set(given_back)) == 2
 
 
 def test_memory_in_use_is_not_asked_for_again_and_again() -> None:

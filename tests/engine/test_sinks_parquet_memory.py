@@ -7,12 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from dataflare.batch import SharedDataBatch
-from dataflare.kernels.memory.column import HostColumn
-from dataflare.kernels.memory.compacting import compacted
-from dataflare.kernels.memory.pool import HostPool
 from dataflare.sinks.parquet import ParquetSink
 from dataflare.sinks.parquet_dictionaries import columns_worth_a_dictionary
 
@@ -76,36 +72,3 @@ def test_a_bounded_sink_writes_smaller_row_groups(tmp_path: Path) -> None:
     assert sizes["free"] == [1_100_000, 900_000]
     assert max(sizes["bounded"]) <= 2 * MIB // 8 + 100_000
     assert sum(sizes["bounded"]) == 2_000_000
-
-
-@pytest.mark.parametrize(
-    "array",
-    [
-        pa.array(range(ROWS)),
-        pa.array([None if n % 3 else n for n in range(ROWS)], pa.int32()),
-        pa.array([f"a text that is longer than a view {n}" for n in range(ROWS)], pa.string_view()),
-        pa.array([f"text {n}" for n in range(ROWS)]),
-        pa.array([b"some bytes, too long for a view"] * ROWS, pa.binary_view()),
-        pa.array([[n] for n in range(ROWS)]),
-    ],
-    ids=lambda array: str(array.type),
-)
-def test_a_slice_that_is_kept_lets_go_of_the_rest(array: pa.Array) -> None:
-    whole = HostColumn.from_arrow(array)
-    part = whole.slice(150_000, 1_000)
-    small = compacted(part)
-    assert small.to_arrow().equals(array.slice(150_000, 1_000))
-    assert small.held_bytes < whole.held_bytes / 50
-    assert compacted(whole) is whole
-    assert compacted(small) is small
-
-
-def test_what_a_filter_leaves_of_a_block_is_copied_out_of_it() -> None:
-    pool = HostPool()
-    block = pool.acquire(8 * ROWS)
-    left = HostColumn.from_block(pa.int64(), 10, 0, block.address, 0, block)
-    assert left.held_bytes == block.capacity_bytes
-    small = compacted(left)
-    del left, block
-    assert pool.statistics().in_use_bytes == 0
-    assert small.length == 10

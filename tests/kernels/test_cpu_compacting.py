@@ -1,0 +1,104 @@
+"""Copies of what a filter or a slice leaves: equal, small, and counted by the pool."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataflare.kernels.cpu.compacting import _copied_values, _copied_views, compacted
+from dataflare.kernels.memory.column import HostColumn
+from dataflare.kernels.memory.pool import HostPool
+from dataflare.testing import arrays
+
+ROWS = 200_000
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array(range(ROWS)),
+        pa.array([None if n % 3 else n for n in range(ROWS)], pa.int32()),
+        pa.array([f"a text that is longer than a view {n}" for n in range(ROWS)], pa.string_view()),
+        pa.array([f"text {n}" for n in range(ROWS)]),
+        pa.array([b"some bytes, too long for a view"] * ROWS, pa.binary_view()),
+        pa.array([[n] for n in range(ROWS)]),
+    ],
+    ids=lambda array: str(array.type),
+)
+def test_a_slice_that_is_kept_lets_go_of_the_rest(array: pa.Array) -> None:
+    whole = HostColumn.from_arrow(array)
+    part = whole.slice(150_000, 1_000)
+    small = compacted(part)
+    assert small.to_arrow().equals(array.slice(150_000, 1_000))
+    assert small.held_bytes < whole.held_bytes / 50
+    assert compacted(whole) is whole
+    assert compacted(small) is small
+
+
+def test_what_a_filter_leaves_of_a_block_is_copied_out_of_it() -> None:
+    pool = HostPool()
+    block = pool.acquire(8 * ROWS)
+    left = HostColumn.from_block(pa.int64(), 10, 0, block.address, 0, block)
+    assert left.held_bytes == block.capacity_bytes
+    small = compacted(left)
+    del left, block
+    assert pool.statistics().in_use_bytes == 0
+    assert small.length == 10
+
+
+@given(
+    data=st.data(),
+    data_type=st.sampled_from([pa.string_view(), pa.binary_view(), pa.int16(), pa.decimal128(30, 2)]),
+    rows=st.integers(0, 80),
+)
+def test_a_copy_is_equal_at_any_offset(data: st.DataObject, data_type: pa.DataType, rows: int) -> None:
+    array = data.draw(arrays(data_type, rows))
+    start = data.draw(st.integers(0, rows))
+    column = HostColumn.from_arrow(array).slice(start, rows - start)
+    copy = (
+        _copied_views(column)
+        if "view" in str(data_type)
+        else _copied_values(column, data_type.bit_width // 8)
+    )
+    assert copy.to_arrow().equals(array.slice(start))
+    copy.to_arrow().validate(full=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="protects a page of memory")
+@given(st.lists(st.integers(0, 200), max_size=20), st.integers(0, 3))
+def test_nothing_beside_a_text_is_read(lengths: list[int], parts: int) -> None:
+    """The texts end where the process may not read."""
+    texts = [bytes([65 + place % 26]) * length for place, length in enumerate(lengths)]
+    joined = b"".join(texts)
+    pages = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+    end = ctypes.addressof(ctypes.c_char.from_buffer(pages)) + mmap.PAGESIZE
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(end), mmap.PAGESIZE, 0) == 0
+    pages[mmap.PAGESIZE - len(joined) : mmap.PAGESIZE] = joined
+    views, start = bytearray(), 0
+    for text in texts:
+        head = len(text).to_bytes(4, "little")
+        if len(text) <= 12:
+            views += head + text.ljust(12, b"\0")
+        else:
+            views += head + text[:4] + (parts).to_bytes(4, "little") + start.to_bytes(4, "little")
+        start += len(text)
+    page = pa.foreign_buffer(end - len(joined), len(joined), base=pages)
+    buffers = [*[pa.py_buffer(b"other text")] * parts, page]
+    array = pa.Array.from_buffers(pa.binary_view(), len(texts), [None, pa.py_buffer(bytes(views)), *buffers])
+    assert _copied_views(HostColumn.from_arrow(array)).to_arrow().to_pylist() == texts
+
+
+def test_what_is_under_nulls_is_not_looked_at() -> None:
+    junk = (10_000).to_bytes(4, "little") + b"junk" + (77).to_bytes(4, "little") + bytes(4)
+    good = pa.array(["a text that is longer than a view"], pa.string_view()).buffers()
+    views = junk + bytes(memoryview(good[1])) + junk
+    array = pa.Array.from_buffers(pa.string_view(), 3, [pa.py_buffer(b"\2"), pa.py_buffer(views), good[2]])
+    got = _copied_views(HostColumn.from_arrow(array)).to_arrow()
+    got.validate(full=True)
+    assert got.to_pylist() == [None, "a text that is longer than a view", None]
