@@ -22,8 +22,6 @@ _SHARE_OF_FREE_HOST = 0.5  # the rest is for other runs, libraries, and what nob
 _BATCH_SHARE = 1 / 6
 _BLOCK_SHARE = 1 / 8
 _TEXT_BLOCK_SHARE = 1 / 16  # of which it takes several times as much to parse it
-# Of a limit that is given: two tasks with smaller blocks do more than one with larger ones.
-_MOST_BLOCK_BYTES = 14 << 20
 _LEAST_BLOCK_BYTES = 1 << 20
 _MOST_READING_SHARE = 1 / 2  # of one task
 _READING_SHARE = 1 / 4  # where it is not known before how much that takes
@@ -78,8 +76,6 @@ class Allotment:
         if with_blocks is not None:
             share = _TEXT_BLOCK_SHARE if hasattr(source, "with_reading_bound") else _BLOCK_SHARE
             block_bytes = max(1, int(self.limit_bytes * share))
-            if self.is_given:
-                block_bytes = min(block_bytes, _MOST_BLOCK_BYTES)
             source = with_blocks(block_bytes)
             if self.is_given:
                 # One that leaves no room for more than one task costs more than if it is cut, where it can be.

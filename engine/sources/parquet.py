@@ -46,6 +46,8 @@ _LEAST_BLOCK_BYTES = 2**14
 # be more than so many blocks, PyArrow reads them page by page.
 _MOST_STORED_BLOCKS = 4
 _PAGES_BYTES = 2 * 2**20  # of one column: the dictionary and a page, which writers keep to 1 MiB each
+_VIEW_BYTES = 16
+_ENTRIES_A_PAGE = 3  # views of a dictionary's texts take at most so many times the bytes of its page
 # Polars' allocator keeps what decoding has freed, and cannot be told to give it back: lineitem with its texts at SF10,
 # in 64 MB, let the process grow by 80 MB in 35 s, and by 71 MB in 54 s with PyArrow (`benchmarks/control/memory.py`).
 _LEAST_POLARS_BLOCK_BYTES = 8 * 2**20
@@ -202,13 +204,22 @@ class ParquetSource:
         native = [name for name in names if name in plan.decoders.native]
         tables = [name for name in names if name not in plan.decoders.native]
         stored_bytes = info.stored_bytes(group, [*native, *plan.decoders.polars])
-        stored_bytes += sum(min(_PAGES_BYTES, info.uncompressed_bytes(group, [name])) for name in native)
+        stored_bytes += sum(self._page_bytes(info, group, name) for name in native)
         table_bytes = info.decoded_bytes(group, tables)
         if len(plan.row_groups) > 1 and tables:
             table_bytes = max(table_bytes, self._block_bytes)
         if table_bytes > _STRETCHED_BLOCKS * self._block_bytes:
             table_bytes = self._block_bytes
         return stored_bytes + _TABLE_COPIES * table_bytes
+
+    def _page_bytes(self, info: ParquetFileInfo, group: int, name: str) -> int:
+        """Return what DataFlare's own decoder has of one column beside the stored chunk and the batch."""
+        uncompressed_bytes = info.uncompressed_bytes(group, [name])
+        page_bytes = min(_PAGES_BYTES, uncompressed_bytes)
+        if fixed_width_bytes(self.schema.field(name).type) is None:
+            entries_bytes = _ENTRIES_A_PAGE * min(_PAGES_BYTES // 2, uncompressed_bytes)
+            page_bytes += min(_VIEW_BYTES * info.metadata.row_group(group).num_rows, entries_bytes)
+        return page_bytes
 
     @cached_property
     def _plans(self) -> tuple[_FilePlan, ...]:

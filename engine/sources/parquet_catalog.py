@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from dataflare.sources.paths import InputFile, read_failure
 
 if TYPE_CHECKING:
     from dataflare.kernels.errors import DataFlareError
+    from dataflare.sources.parquet_native import StoredColumn
 
 __all__ = ["ParquetCatalog", "ParquetFileInfo"]
 
@@ -41,12 +43,17 @@ class ParquetFileInfo:
         Arrow schema of the whole file, without file-level metadata.
     leaves
         For each column the positions of its chunks in a row group: one, unless it is nested.
+    stored_columns
+        What DataFlare's decoder has found out of columns, by name and type.
     """
 
     file: InputFile
     metadata: pq.FileMetaData
     schema: pa.Schema
     leaves: Mapping[str, tuple[int, ...]]
+    stored_columns: dict[tuple[str, pa.DataType], StoredColumn] = dataclass_field(
+        default_factory=dict, repr=False
+    )
 
     def decoded_bytes(self, row_group: int, names: Sequence[str]) -> int:
         """Estimate what these columns of a row group take in memory."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,7 @@ from dataflare.kernels.cpu.parquet_chunk import (
     ValueLayout,
     check_text,
 )
-from dataflare.kernels.cpu.parquet_texts import VIEWS
+from dataflare.kernels.cpu.parquet_texts import NO_TEXT, VIEWS
 from dataflare.kernels.errors import ReadError
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.pool import HostBlock, default_pool
@@ -138,7 +138,12 @@ class NativeColumns:
     ) -> None:
         self._info = info
         self._file = file
-        self._columns = [_column(info, field) for field in fields]
+        first = info.metadata.row_group(row_groups[0])
+        self._columns: list[_Column] = []
+        for field in fields:
+            stored = _stored_column(info, field)
+            is_text = stored.layout.text_kind != NO_TEXT
+            self._columns.append(_TextColumn(field, stored, first) if is_text else _Column(field, stored))
         self._decoder = RowGroupDecoder([column.decoder for column in self._columns])
         self._waiting = list(reversed(row_groups))
         self._row_group = -1
@@ -239,23 +244,39 @@ class NativeColumns:
         )
 
 
-def _column(info: ParquetFileInfo, field: pa.Field[Any]) -> _Column:
-    (leaf,) = info.leaves[field.name]
-    column = info.metadata.schema.column(leaf)
-    layout = _layout(column, field.type)
-    assert layout is not None  # or it would not be one of `native_columns`
-    return (_TextColumn if layout.text_kind else _Column)(info, field, leaf, layout)
+class StoredColumn(NamedTuple):
+    """How a column lies in a file, and how it is decoded."""
+
+    leaf: int
+    is_optional: bool
+    layout: ValueLayout
+
+
+def _stored_column(info: ParquetFileInfo, field: pa.Field[Any]) -> StoredColumn:
+    """Return what a file says of one of its `native_columns`; looked up once a file, not for each row group."""
+    key = (field.name, field.type)
+    found = info.stored_columns.get(key)
+    if found is None:
+        (leaf,) = info.leaves[field.name]
+        column = info.metadata.schema.column(leaf)
+        layout = _layout(column, field.type)
+        assert layout is not None  # or it would not be one of `native_columns`
+        found = info.stored_columns[key] = StoredColumn(leaf, column.max_definition_level > 0, layout)
+    return found
 
 
 class _Column:
     """One column: its decoder and the memory of its rows."""
 
-    def __init__(self, info: ParquetFileInfo, field: pa.Field[Any], leaf: int, layout: ValueLayout) -> None:
+    def __init__(self, field: pa.Field[Any], stored: StoredColumn) -> None:
         self.field = field
-        self.leaf = leaf
-        self._optional = info.metadata.schema.column(leaf).max_definition_level > 0
-        self._result_bytes = layout.result_bytes
-        self.decoder = ColumnDecoder(layout, optional=self._optional)
+        self.leaf = stored.leaf
+        self._optional = stored.is_optional
+        self._result_bytes = stored.layout.result_bytes
+        self.decoder = self._new_decoder(stored)
+
+    def _new_decoder(self, stored: StoredColumn) -> ColumnDecoder:
+        return ColumnDecoder(stored.layout, optional=stored.is_optional)
 
     def acquire(self, rows: int) -> tuple[HostBlock, HostBlock | None]:
         """Return memory for values and validity, to which the next rows go."""
@@ -289,16 +310,17 @@ class _TextColumn(_Column):
 
     decoder: TextColumnDecoder
 
-    def __init__(self, info: ParquetFileInfo, field: pa.Field[Any], leaf: int, layout: ValueLayout) -> None:
-        super().__init__(info, field, leaf, layout)
-        self.decoder = TextColumnDecoder(layout, optional=self._optional)
-        self._are_views = layout.text_kind == VIEWS
+    def __init__(self, field: pa.Field[Any], stored: StoredColumn, first: pq.RowGroupMetaData) -> None:
+        super().__init__(field, stored)
+        self._are_views = stored.layout.text_kind == VIEWS
         self._is_text = same_family(field.type, pa.string())
-        groups = [info.metadata.row_group(index) for index in range(info.metadata.num_row_groups)]
-        stored_bytes = sum(group.column(leaf).total_uncompressed_size for group in groups)
-        self._row_bytes = stored_bytes / max(
-            1, info.metadata.num_rows
-        )  # of texts; the last batch tells better
+        chunk = first.column(stored.leaf)
+        self._row_bytes = chunk.total_uncompressed_size / max(
+            1, first.num_rows
+        )  # the last batch tells better
+
+    def _new_decoder(self, stored: StoredColumn) -> TextColumnDecoder:
+        return TextColumnDecoder(stored.layout, optional=stored.is_optional)
 
     def acquire(self, rows: int) -> tuple[HostBlock, HostBlock | None]:
         """Return memory for views or offsets and validity, to which the next rows go."""
