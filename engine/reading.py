@@ -49,8 +49,8 @@ def read_parquet(
     columns
         The columns to see; all when None. What no step uses is not read in any case.
     decoder
-        "auto" takes the fastest decoder for each column: DataFlare's own for numbers and times in local files,
-        Polars where it is installed, PyArrow. "native", "polars" and "pyarrow" prefer one where it can.
+        "auto" takes the fastest decoder for each column: DataFlare's own for numbers, times and text in local
+        files, Polars where it is installed, PyArrow. "native", "polars" and "pyarrow" prefer one where it can.
     filesystem
         Where plain paths are: pyarrow's or fsspec's file system.
 

@@ -4,11 +4,11 @@ Three decoders, chosen per file and column by `dataflare.sources.parquet_choice`
 giving the Arrow types of the file's own schema:
 
 - *DataFlare's own* (`dataflare.sources.parquet_native`) for flat columns of integers, floats, decimals, dates,
-  times and timestamps, plain or with a dictionary, in local files.
-- *Polars* for flat columns of booleans, text and bytes, and for numbers in encodings that the first one lacks, in
-  local files. Polars cannot be told which row groups to read, reads ahead without a bound when it streams, and
-  parses the whole footer at each call; so it is given `dataflare.sources.parquet_excerpt`, a file in memory of just
-  the row groups and columns that are wanted.
+  times, timestamps, text and bytes, plain or with a dictionary, in local files.
+- *Polars* for flat columns of booleans, and for those in encodings that the first one lacks, in local files. Polars
+  cannot be told which row groups to read, reads ahead without a bound when it streams, and parses the whole footer
+  at each call; so it is given `dataflare.sources.parquet_excerpt`, a file in memory of just the row groups and columns
+  that are wanted.
 - *PyArrow* for everything else: nested and dictionary columns, durations, INT96, LZ4, remote files.
 
 Measured by ``benchmarks/parquet_decoders.py``: lineitem at SF1, 6.0 M rows, snappy, warm page cache, 2 cores
@@ -17,17 +17,18 @@ of a Xeon server with AVX-512. CPU milliseconds of both cores together, the leas
 =============================================  ======  ========  =======  ================  ======
 columns; writer and row groups                 auto    excerpts  PyArrow  Polars streaming  DuckDB
 =============================================  ======  ========  =======  ================  ======
-date, 3 decimals (Q6); parquet-rs, 113 k rows  67      143       149      120               202
-integer, 3 texts (views); the same             312     316       501      279               548
-4 integers; the same                           78      129       140      105               164
-date, 3 decimals; PyArrow, 1 M rows            75      147       525      103               219
-integer, 3 texts; the same                     512     510       514      286               567
-4 integers; the same                           80      106       137      99                174
+date, 3 decimals (Q6); parquet-rs, 113 k rows  73      123       133      114               183
+integer, 3 texts (views); the same             251     283       500      255               521
+4 integers; the same                           80      121       127      92                147
+date, 3 decimals; PyArrow, 1 M rows            71      107       513      99                206
+integer, 3 texts; the same                     255     489       512      272               582
+4 integers; the same                           84      110       142      101               192
 =============================================  ======  ========  =======  ================  ======
 
-Of the 67, 23 decompress the dictionary of the prices, which has a number for nearly every row; the library took 49.
-Polars streaming is its own scan of the whole file, in its own types and without a bound on what it reads
-ahead (1.1 GB from row groups of a million rows). Excerpts are cut to blocks, and text is cast to what the
+Of the Q6 columns' 73, 23 decompress the dictionary of the prices, which has a number for nearly every row; the
+library took 49. Of the texts' 251, 175 are one column of comments, 160 MB of them; one with a dictionary takes 10 to
+14, and 80 in PyArrow. Polars streaming is its own scan of the whole file, in its own types and without a bound on what
+it reads ahead (1.1 GB from row groups of a million rows). Excerpts are cut to blocks, and text is cast to what the
 file declares: for ``string`` that is 10 ns a value, nearly half of the fifth row.
 """
 
