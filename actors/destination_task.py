@@ -97,7 +97,7 @@ class DestinationTask(TaskActor):
         if self._keeps and not self._run.in_memory:
             passed = self._without_dropped(passed)
         self._sink.write(passed)
-        self._run.note_written()
+        self._run.memory.note_written()
         meter.write_s += self._clock() - began_s
         meter.batches += 1
         meter.rows_in += passed.num_rows
@@ -106,7 +106,9 @@ class DestinationTask(TaskActor):
         meter.bytes_out += nbytes
         if self._keeps and self._run.contiguous is None:
             added_bytes = self._kept.added_bytes(passed)
-            self._run.keep(added_bytes, None if self._working_on is None else self._working_on.admission)
+            self._run.memory.keep(
+                added_bytes, None if self._working_on is None else self._working_on.admission
+            )
         return None
 
     def _without_dropped(self, batch: SharedDataBatch) -> SharedDataBatch:
@@ -115,13 +117,13 @@ class DestinationTask(TaskActor):
         One that has most of its records shares its block with others that are kept as well.
         """
         read = self._working_on
-        in_limit = self._run.allotment.is_given
+        in_limit = self._run.memory.allotment.is_given
         most = _MOST_COPIED_SHARE_IN_LIMIT if in_limit else _MOST_COPIED_SHARE
         if read is None or batch.num_rows > most * read.rows_read:
             return batch
         from dataflare.batch import SharedDataBatch
 
-        columns = [compacted(column) for column in batch._columns]
+        columns = [compacted(column, to_pool=False) for column in batch._columns]
         return SharedDataBatch._from_columns(
             batch.schema, columns, batch.num_rows, watermark=batch.watermark, metadata=batch.metadata
         )

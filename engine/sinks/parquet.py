@@ -100,7 +100,7 @@ class ParquetSink(FileSink):
 
     def _record_batch(self, batch: SharedDataBatch) -> pa.RecordBatch:
         # It stays until its row group is full: without the memory of the records that a filter has dropped.
-        columns = [compacted(column).to_arrow() for column in batch.to_host()._columns]
+        columns = [compacted(column, to_pool=True).to_arrow() for column in batch.to_host()._columns]
         return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
     def _start(self, stream: pa.NativeFile, schema: pa.Schema) -> FormatWriter:

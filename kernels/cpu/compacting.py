@@ -2,9 +2,7 @@
 
 What a filter leaves of a batch lies in blocks for the whole batch, and text views point into all the text that was
 decoded with them. Who holds on to such a column, until a file's row group is full for instance, holds all of that.
-Values and views are copied to the pool, so that they are counted, and so that the memory comes back to who takes the
-next: Arrow's allocator keeps what one thread takes and another frees. Does not cover shipping
-(`dataflare.kernels.memory.trimming`): there is nothing gained by narrowing shared buffers.
+Does not cover shipping (`dataflare.kernels.memory.trimming`): there is nothing gained by narrowing shared buffers.
 """
 
 from __future__ import annotations
@@ -32,15 +30,24 @@ _LEAST_WASTE_BYTES = 1 << 16  # of one column: below this, copying costs more th
 _VIEW_BYTES = 16
 
 
-def compacted(column: HostColumn) -> HostColumn:
-    """Return the column itself, or a copy of its rows where it keeps alive much more memory than they take."""
+def compacted(column: HostColumn, *, to_pool: bool) -> HostColumn:
+    """Return the column itself, or a copy of its rows where it keeps alive much more memory than they take.
+
+    Parameters
+    ----------
+    to_pool
+        Copy values and views to blocks of the pool: for what is kept for a while only. Arrow's allocator holds on to
+        what one thread takes and another frees, while a block of the pool comes back to who takes the next, but may
+        be twice as large as what is in it.
+    """
     if column.held_bytes <= _BEARABLE_WASTE * column.nbytes + _LEAST_WASTE_BYTES:
         return column
-    width_bytes = fixed_width_bytes(column.type)
-    if width_bytes is not None:
-        return _copied_values(column, width_bytes)
-    if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
-        return _copied_views(column)
+    if to_pool:
+        width_bytes = fixed_width_bytes(column.type)
+        if width_bytes is not None:
+            return _copied_values(column, width_bytes)
+        if _are_views(column.type):
+            return _copied_views(column)
     return HostColumn.from_arrow(_copied(column.to_arrow()))
 
 
@@ -89,10 +96,16 @@ def _copied_validity(column: HostColumn) -> tuple[int, HostBlock | None, int]:
 
 
 def _copied(array: pa.Array[Any]) -> pa.Array[Any]:
+    if _are_views(array.type):
+        return array.cast(pa.large_binary()).cast(array.type)
     try:
         return pa.concat_arrays([array])
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         return array
+
+
+def _are_views(data_type: pa.DataType) -> bool:
+    return pa.types.is_string_view(data_type) or pa.types.is_binary_view(data_type)
 
 
 # -- the compiled copy of views ------------------------------------------------------------------------------------

@@ -31,14 +31,15 @@ ROWS = 200_000
     ],
     ids=lambda array: str(array.type),
 )
-def test_a_slice_that_is_kept_lets_go_of_the_rest(array: pa.Array) -> None:
+@pytest.mark.parametrize("to_pool", [True, False])
+def test_a_slice_that_is_kept_lets_go_of_the_rest(array: pa.Array, to_pool: bool) -> None:
     whole = HostColumn.from_arrow(array)
     part = whole.slice(150_000, 1_000)
-    small = compacted(part)
+    small = compacted(part, to_pool=to_pool)
     assert small.to_arrow().equals(array.slice(150_000, 1_000))
     assert small.held_bytes < whole.held_bytes / 50
-    assert compacted(whole) is whole
-    assert compacted(small) is small
+    assert compacted(whole, to_pool=to_pool) is whole
+    assert compacted(small, to_pool=to_pool) is small
 
 
 def test_what_a_filter_leaves_of_a_block_is_copied_out_of_it() -> None:
@@ -46,7 +47,7 @@ def test_what_a_filter_leaves_of_a_block_is_copied_out_of_it() -> None:
     block = pool.acquire(8 * ROWS)
     left = HostColumn.from_block(pa.int64(), 10, 0, block.address, 0, block)
     assert left.held_bytes == block.capacity_bytes
-    small = compacted(left)
+    small = compacted(left, to_pool=False)
     del left, block
     assert pool.statistics().in_use_bytes == 0
     assert small.length == 10
