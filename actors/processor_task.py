@@ -69,7 +69,7 @@ class ProcessorTask(TaskActor):
         self._working_on = message
         began_s = self._clock()
         result = self.process_batch(message.batch)
-        self._run.note_computed(message.admission, result)
+        self._run.memory.note_computed(message.admission, result)
         work_s = self._clock() - began_s
         self._batches += 1
         self._metrics.record_batch(message.rows_read, work_s)

@@ -198,7 +198,7 @@ class SourceTask(TaskActor):
         result: SharedDataBatch | None = batch
         if self._computes:
             result = self.process_batch(batch)
-            run.note_computed(admission, result)
+            run.memory.note_computed(admission, result)
             now_s = self._clock()
         # What a batch costs is all the time since the one before, messages included, unless the task waited.
         work_s = now_s - (began_s if self._busy_since_s is None else self._busy_since_s)

@@ -48,7 +48,7 @@ def _tasks(run: PreparedRun) -> str:
 
 def _batch_size(run: PreparedRun) -> Iterator[str]:
     found, recalled = run.sizing.found, run.sizing.recalled
-    large = f"about {format_bytes(math.ceil(found.rows * run.batch_bytes_per_row))} with the results"
+    large = f"about {format_bytes(math.ceil(found.rows * run.memory.batch_bytes_per_row))} with the results"
     if recalled is not None and recalled.converged:
         yield f"{size_text(recalled)}, {large}"
         yield "found by an earlier run" + (f": {bound_text(recalled.bound)}" if recalled.bound else "")
@@ -66,15 +66,15 @@ def _batch_size(run: PreparedRun) -> Iterator[str]:
 
 
 def _memory(run: PreparedRun) -> Iterator[str]:
-    limit = run.budget.limit_bytes
-    row = f"about {run.batch_bytes_per_row:.4g} bytes a row with what becomes of it"
+    limit = run.memory.budget.limit_bytes
+    row = f"about {run.memory.batch_bytes_per_row:.4g} bytes a row with what becomes of it"
     yield f"{'no limit' if limit is None else f'at most {format_bytes(limit)}'}; {row}"
     if limit is not None:
         yield f"kept free, with a batch of {run.least_rows:,} rows in each task:"
-        for need in run.needs:
+        for need in run.memory.needs:
             name = need.stage.partition(": ")[0]
             yield f"  {need.tasks} × {format_bytes(math.ceil(need.bytes_a_task))} for {name}"
     batches = run.window * run.source_tasks
     rows = batches * run.batcher.batch_size
-    nbytes = math.ceil((rows if run.num_rows is None else min(rows, run.num_rows)) * run.bytes_per_row)
+    nbytes = math.ceil((rows if run.num_rows is None else min(rows, run.num_rows)) * run.memory.bytes_per_row)
     yield f"up to {batches} batches on the way, {format_bytes(nbytes)}"

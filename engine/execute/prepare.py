@@ -7,7 +7,6 @@ limit can hold it. Starts nothing. A runtime turns the prepared run into tasks.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -15,31 +14,24 @@ from typing import TYPE_CHECKING
 
 from dataflare.control.admission import Admission
 from dataflare.control.backpressure import BackpressureController
-from dataflare.control.budget import MemoryBudget, Reservation, format_bytes
 from dataflare.control.clock import Clock
 from dataflare.control.credits import CreditConfig, CreditMode
-from dataflare.execute.allotment import Allotment, code_need, standing_needs
 from dataflare.execute.chain import Chain, ComputeStage
 from dataflare.execute.chain_making import ChainMaker
 from dataflare.execute.contiguous import ContiguousOutput
-from dataflare.execute.feasibility import StageNeed, fits, require_feasible
-from dataflare.execute.memory_use import GrowthBound
 from dataflare.execute.monitors import run_monitors
 from dataflare.execute.reading import PartitionQueue, PartitionReader, Reader, SharedReader
+from dataflare.execute.run_memory import RunMemory
 from dataflare.execute.sizing import BatchSizing, function_key, work_key
-from dataflare.execute.widths import row_bytes
-from dataflare.kernels.errors import CompileError, MemoryLimitError, RunError
-from dataflare.kernels.memory.pool import default_pool
+from dataflare.kernels.errors import CompileError, RunError
 from dataflare.observe.curves import CurveRecorder
 from dataflare.optimize.placement import place
 from dataflare.plan.physical import ComputeStep, LimitStep, MapBatchesStep, PhysicalPlan, PhysicalStep
-from dataflare.sources.spill import SpillSpace
 
 if TYPE_CHECKING:
     from dataflare.batch import SharedDataBatch
     from dataflare.kernels.backend import CompiledProgram
     from dataflare.options import MathOption, RunOptions
-    from dataflare.sources.base import BatchSource
 
 __all__ = ["PreparedRun", "prepare_run", "preview_run"]
 
@@ -88,55 +80,46 @@ class PreparedRun:
 
         self.monitors = run_monitors(self.device, clock)
         self.in_memory = bool(getattr(plan.source, "in_memory", False))
-        self.allotment = Allotment.of(options, self.monitors[0], in_memory=self.in_memory)
-        self.spill = SpillSpace(options.spill_dir, options.spill_limit)
-        source = self.allotment.spilling_source(self.allotment.bounded_source(plan.source), self.spill)
-        self.allotment.bound_sink(plan.sink)
+        self.memory = RunMemory(plan, options, self.monitors[0], in_memory=self.in_memory)
+        source = self.memory.source
         self.partitions = source.partitions()
         rows = source.num_rows
         self.num_rows = rows if rows is None or self.limit_rows is None else min(rows, self.limit_rows)
-        read_bytes = row_bytes(source.schema)
-        if source.size_bytes and rows:
-            read_bytes = source.size_bytes / rows
-        out_bytes = row_bytes(plan.schema) if plan.schema is not None else read_bytes
-        self._source_bytes_per_row = read_bytes
-        self._out_bytes_per_row = out_bytes
-        self.read_bytes_per_row = 0.0 if self.in_memory else read_bytes
-        self.bytes_per_row = max(1.0, self.read_bytes_per_row + out_bytes)
-        """Estimated bytes that one input record keeps alive until the sink has taken it; tasks correct it."""
         cores = options.workers if options.workers is not None else _default_workers(self.device)
         self._decide_tasks(cores)
         # One task with batches that are worth their turns is faster than two with tiny ones.
         decent_rows = self._decent_rows() * self._least_window
-        while cores > 1 and not fits(self._needs(source, decent_rows), self.allotment.limit_bytes):
+        while cores > 1 and not self.memory.has_room_for(self.source_tasks, decent_rows):
             cores -= 1
             self._decide_tasks(cores)
 
-        self.batch_bytes_per_row = max(1.0, read_bytes + out_bytes)
-        """Estimated bytes of one input record and its result, wherever they lie."""
         largest_rows = max((partition.num_rows or 0 for partition in self.partitions), default=0)
         self.sizing = BatchSizing(
             options.batching,
             self._work_key(),
             fused=self.fused,
             compiled=all(isinstance(step, ComputeStep) for step in self._worker_steps),
-            bytes_per_row=self.batch_bytes_per_row,
+            bytes_per_row=self.memory.batch_bytes_per_row,
             most_rows=largest_rows if self.in_memory else None,
             tasks=self.processor_tasks or self.source_tasks,
             clock=clock,
         )
         self.batcher = self.sizing.batcher
         self.least_rows = self.sizing.least_rows
-        self.budget = MemoryBudget(options.memory_limit)
-        limit_bytes = self.budget.limit_bytes
-        # Of data in memory nothing is decoded, so that there is nothing that comes free again and again.
-        self._growth = None if limit_bytes is None or self.in_memory else GrowthBound(limit_bytes)
-        self._set_aside(source)
+        programs = sum(isinstance(step, ComputeStep) for step in plan.steps) if self.device != "python" else 0
+        self.window = self.memory.set_aside(
+            self.source_task_names,
+            least_rows=self.least_rows,
+            programs=programs,
+            least_window=self._least_window,
+            most_window=self._most_window,
+        )
+        self._bound_batches()
         self.controller = BackpressureController(
             options.backpressure if options.backpressure is not None else _engine_credits(self.least_rows),
             clock,
             self.monitors,
-            budget=self.budget,
+            budget=self.memory.budget,
         )
         for task in self.source_task_names:
             self.controller.register_task(task)
@@ -162,7 +145,7 @@ class PreparedRun:
 
     def _decent_rows(self) -> int:
         """Return how many records a batch should have to be worth its turn."""
-        rows = min(_LEAST_ROWS_A_TASK, int(_DECENT_BATCH_BYTES / self.bytes_per_row))
+        rows = min(_LEAST_ROWS_A_TASK, int(_DECENT_BATCH_BYTES / self.memory.bytes_per_row))
         batching = self.options.batching
         return max(1, min(rows, batching.max_size if batching is not None else rows))
 
@@ -178,13 +161,13 @@ class PreparedRun:
             self.source_tasks = self.workers
             self.processor_tasks = 0
             self._least_window = _LEAST_WINDOW
-            self.window = 8 if self.in_memory else 4
+            self._most_window = 8 if self.in_memory else 4
         else:
             limited = self.limit_rows is not None
             self.source_tasks = 1 if limited else max(1, min(len(self.partitions), cores))
             self.processor_tasks = cores if self._worker_steps else 0
-            self.window = max(3, -(-2 * self.processor_tasks // self.source_tasks) + 1)
-            self._least_window = self.window
+            self._most_window = max(3, -(-2 * self.processor_tasks // self.source_tasks) + 1)
+            self._least_window = self._most_window
 
     @property
     def late_compile_s(self) -> float:
@@ -238,13 +221,17 @@ class PreparedRun:
         # Where all share one output, sizes cost no memory, and say nothing about those of batches.
         rows = self.batcher.batch_size if self.contiguous is None else self.turn_rows
         least_rows = self._least_rows(alone, rows)
-        admit, bytes_per_row, window_rows = self.controller.admit, self.bytes_per_row, rows * self.window
+        admit, bytes_per_row, window_rows = (
+            self.controller.admit,
+            self.memory.bytes_per_row,
+            rows * self.window,
+        )
         admission = admit(task, rows, bytes_per_row, least_rows=least_rows, window_rows=window_rows)
         if admission is None and self._goes_on_without_lost_devices():
             admission = admit(task, rows, bytes_per_row, least_rows=least_rows, window_rows=window_rows)
         if admission is not None:
             self._admitted[admission] = self.late_compile_s
-            self._trim_pools(admission)
+            self.memory.trim_pools(admission)
         return admission
 
     def seconds_until_room(self, task: str, *, alone: bool) -> float | None:
@@ -254,10 +241,8 @@ class PreparedRun:
         """
         rows = self.batcher.batch_size
         least_rows = self._least_rows(alone, rows)
-        reservation = self.budget.reserve(task, math.ceil(min(rows, least_rows) * self.bytes_per_row))
-        if reservation is None:
+        if not self.memory.has_room_for_batch(task, min(rows, least_rows)):
             return _ASK_AGAIN_S if alone and self.controller.in_flight else None
-        reservation.release()
         wait_s = self.controller.seconds_until_credits(task, rows)
         there_again = wait_s is None and alone and not self.controller.lost_devices
         return _ASK_AGAIN_S if there_again else wait_s
@@ -268,16 +253,14 @@ class PreparedRun:
         admission.cancel()
 
     def begin(self) -> None:
-        """Reserve what reading and the sink hold to the end; a run that never begins reserves nothing."""
-        held = [self.budget.reserve(need.stage, need.total_bytes) for need in self._standing_needs]
-        self._standing += [reservation for reservation in held if reservation is not None]
+        """Reserve what is held from the beginning to the end; a run that never begins reserves nothing."""
+        self.memory.begin()
 
     def end(self) -> None:
         """Take back what was admitted and not consumed (batches of a run that failed or was stopped), and set aside."""
         while self._admitted:
             self._admitted.popitem()[0].cancel()
-        while self._standing:
-            self._standing.pop().release()
+        self.memory.end()
 
     def settle(self, admission: Admission, rows: int, work_s: float) -> None:
         """Book a batch of ``rows`` input records as consumed; all work on it took ``work_s``."""
@@ -286,10 +269,10 @@ class PreparedRun:
             self.curves.note_batch(
                 self.clock() - self.began_s,
                 rows,
-                rows * (self.read_bytes_per_row or self._source_bytes_per_row),
+                rows * self.memory.source_bytes_per_row,
                 work_s,
                 in_flight_rows=self.controller.in_flight,
-                reserved_bytes=self.budget.reserved_bytes,
+                reserved_bytes=self.memory.budget.reserved_bytes,
             )
         admission.settle(work_s)
         if rows:
@@ -303,46 +286,14 @@ class PreparedRun:
 
     def note_read(self, admission: Admission, rows: int, nbytes: int, shared_bytes: int = 0) -> None:
         """Correct what is known about bytes by a batch that was read, beside what it shares with those after it."""
-        measured = nbytes / rows
-        self.read_bytes_per_row += 0.25 * (measured - self.read_bytes_per_row)
-        self.bytes_per_row = max(1.0, self.read_bytes_per_row + self._out_bytes_per_row)
+        self.memory.note_read(admission, rows, nbytes, shared_bytes)
         self._bound_batches()
-        if admission.reservation is not None:
-            out_bytes = math.ceil(rows * self._out_bytes_per_row)
-            admission.reservation.correct(nbytes + shared_bytes + out_bytes)
-
-    def note_computed(self, admission: Admission, result: SharedDataBatch | None) -> None:
-        """Count of a batch no more than what is left of it: its input goes as soon as there is a result."""
-        reservation = admission.reservation
-        if reservation is not None:
-            reservation.correct(min(reservation.nbytes, 0 if result is None else result.nbytes))
 
     def refuse_record(self, task: str) -> None:
         """Raise the error for a record that is never admitted: a device is lost, or the limit leaves too little."""
         for device, reason in self.controller.lost_devices.items():
             raise RunError(f"{device} was lost while running: {reason}. Run again with device='cpu'.")
-        raise MemoryLimitError(
-            f"{self.source_name}: a single record takes about {format_bytes(math.ceil(self.bytes_per_row))}, "
-            f"more than the memory limit of {format_bytes(self.budget.limit_bytes or 0)} leaves to {task}. "
-            "Raise memory_limit."
-        )
-
-    def keep(self, nbytes: int, admission: Admission | None) -> None:
-        """Count bytes of a batch that the sink keeps until the run is over, out of what was set aside for it.
-
-        Raises
-        ------
-        MemoryLimitError
-            The result does not fit the memory limit.
-        """
-        reservation = None if admission is None else admission.reservation
-        if not self.budget.keep("result", nbytes, reservation):
-            raise MemoryLimitError(
-                f"The result does not fit: {self.sink_name} keeps all batches in memory, and the next "
-                f"{format_bytes(nbytes)} would exceed the memory limit of "
-                f"{format_bytes(self.budget.limit_bytes or 0)}. Write to files, use iter_batches, or raise "
-                "memory_limit."
-            )
+        self.memory.refuse_record(task)
 
     def whole_result(self) -> tuple[SharedDataBatch, int]:
         """Return the one output that all tasks wrote into, once it is complete, and how many nulls dropped a record."""
@@ -369,25 +320,10 @@ class PreparedRun:
 
     def _bound_batches(self) -> None:
         """Tell the batcher how many rows the memory of one batch has room for."""
-        sizes_are_asked_for = self.options.batching is not None and not self.allotment.is_given
-        if self._batch_bytes is not None and not sizes_are_asked_for:
-            self.batcher.bound(max(self.least_rows, int(self._batch_bytes / self.bytes_per_row)))
-
-    def _trim_pools(self, admission: Admission) -> None:
-        """Give memory that lies idle, here or in Arrow's pool, back to the system where it would exceed the limit."""
-        limit_bytes, reservation = self.allotment.limit_bytes, admission.reservation
-        if limit_bytes is None or reservation is None:
-            return
-        # The batch takes its memory from there.
-        others_bytes = self.budget.reserved_bytes - reservation.nbytes
-        default_pool().trim(max(0, limit_bytes - others_bytes))
-        if self._growth is not None:
-            self._growth.note_batch(reservation.nbytes)
-
-    def note_written(self) -> None:
-        """Have the sink's thread give back what its part of Arrow's allocator keeps, where there is too much."""
-        if self._growth is not None:
-            self._growth.follow()
+        most_rows = self.memory.most_rows()
+        sizes_are_asked_for = self.options.batching is not None and not self.memory.allotment.is_given
+        if most_rows is not None and not sizes_are_asked_for:
+            self.batcher.bound(max(self.least_rows, most_rows))
 
     def _note_lost(self, device: str, reason: str) -> None:
         """Go on without a device that is lost: the CPU has its work, so that its memory no longer counts."""
@@ -422,43 +358,6 @@ class PreparedRun:
         schema = self.plan.source.schema
         return work_key(self.device, self.workers, self.fused, self.in_memory, schema, steps)
 
-    def _needs(self, source: BatchSource, rows: int) -> list[StageNeed]:
-        """Return what the stages need to get on at all, with batches of so many records."""
-        tasks, out_bytes = self.source_tasks, self._out_bytes_per_row
-        needs = []
-        if not self.in_memory:
-            needs.append(StageNeed(self.source_name, tasks, rows * self.read_bytes_per_row))
-        needs.append(StageNeed(f"results for {self.sink_name}", tasks, rows * out_bytes))
-        return needs + standing_needs(source, self.source_name, self.plan.sink, self.sink_name, tasks)
-
-    def _set_aside(self, source: BatchSource) -> None:
-        """Set aside what is held to the end, and one smallest batch for each task; refuse what does not fit."""
-        tasks = self.source_tasks
-        self.needs = self._needs(source, self.least_rows)
-        require_feasible(self.needs, self.budget.limit_bytes, self.least_rows)
-        standing = standing_needs(source, self.source_name, self.plan.sink, self.sink_name, tasks)
-        programs = sum(isinstance(step, ComputeStep) for step in self.plan.steps)
-        code = code_need(0 if self.device == "python" else programs)
-        kept = self.allotment.kept_by_allocators(self.plan.sink)
-        # They are there in any case, and refusing a run would not make them go: they count where there is room. Over
-        # data in memory only the result counts.
-        for need in (code, kept):
-            room = not self.in_memory and fits([*self.needs, need], self.budget.limit_bytes)
-            if room and need.tasks and need.bytes_a_task:
-                self.needs.append(need)
-                standing.append(need)
-        self._standing_needs = standing
-        self._standing: list[Reservation] = []
-        self._batch_bytes, self.window = self.allotment.batches(
-            standing, tasks, self._least_window, self.window
-        )
-        self._bound_batches()
-        if self.budget.limit_bytes is not None:
-            for task in self.source_task_names:
-                self.budget.guarantee(task, int(self.least_rows * self.bytes_per_row) + 1)
-            for need in standing:  # or a result that is kept would grow into it
-                self.budget.guarantee(need.stage, need.total_bytes)
-
     def _make_contiguous(self) -> ContiguousOutput | None:
         """Return one output for all tasks, where the program, the source and the sink allow it."""
         steps = self._worker_steps
@@ -475,13 +374,9 @@ class PreparedRun:
         output = ContiguousOutput.over(compiled, list(reader.whole()), ComputeStage("", compiled).columns)
         if output is None:
             return None
-        if compiled.program.row_preserving:
-            self.keep(output.capacity_bytes, None)
-        elif output.capacity_bytes > default_pool().limit_bytes or not self.budget.reserve(
-            "result", output.capacity_bytes
-        ):
-            return None  # what a filter keeps may be a fraction: by batches it takes no more than that
-        self.bytes_per_row = 0.0  # batches allocate nothing any more
+        exact = compiled.program.row_preserving  # what a filter keeps may be a fraction
+        if not self.memory.take_whole_result(output.capacity_bytes, exact=exact):
+            return None
         self.batcher.bound(None)
         return output
 

@@ -71,10 +71,10 @@ def _report(
         wall_s=wall_s,
         compile_s=run.compile_s + run.late_compile_s,
         stages=stages,
-        peak_host_bytes=run.budget.peak_bytes,
+        peak_host_bytes=run.memory.budget.peak_bytes,
         peak_device_bytes=device.peak_bytes,
-        unaccounted_bytes=memory.unaccounted_bytes(run.budget.peak_bytes),
-        spilled_bytes=run.spill.spilled_bytes,
+        unaccounted_bytes=memory.unaccounted_bytes(run.memory.budget.peak_bytes),
+        spilled_bytes=run.memory.spill.spilled_bytes,
         rows_dropped_null_predicate=outcome.rows_dropped_null_predicate,
         lost_devices=dict(run.lost_devices),
         monitor_errors={**run.curves.monitor_errors, **run.controller.snapshot().monitor_errors},
@@ -88,7 +88,7 @@ def _curves(run: PreparedRun) -> RunCurves:
     """Return the curves of the run, with the bounds that its controllers worked to."""
     batching, flow = run.batcher.config, run.controller.config
     return run.curves.curves(
-        memory_limit_bytes=run.budget.limit_bytes,
+        memory_limit_bytes=run.memory.budget.limit_bytes,
         latency_target_s=None if batching.strategy == "fixed" else batching.latency_target_s,
         pressure_threshold=flow.memory_threshold if flow.mode is CreditMode.ADAPTIVE else None,
     )

@@ -90,9 +90,9 @@ def test_a_sink_that_stalls_in_the_middle_pauses_the_source_and_costs_only_the_s
     gate.open()
     handle.wait()
     assert sink.numbers == list(range(1000 * BATCHES))
-    standing_bytes = run.allotment.kept_by_allocators(sink).total_bytes
-    assert run.budget.peak_bytes <= run.window * 1000 * BYTES_A_ROW + standing_bytes
-    assert run.budget.snapshot().overdraft_bytes == 0
+    standing_bytes = run.memory.allotment.kept_by_allocators(sink).total_bytes
+    assert run.memory.budget.peak_bytes <= run.window * 1000 * BYTES_A_ROW + standing_bytes
+    assert run.memory.budget.snapshot().overdraft_bytes == 0
     assert sink.batch_rows[-5:-1] == [1000] * 4  # whole batches again; the last is what was left
     if credits_ is None:
         assert set(sink.batch_rows) == {1000}  # and never others
@@ -144,6 +144,6 @@ def test_a_record_that_never_fits_is_refused_under_a_rate_limit_too(
     # Time fills the bucket, but brings no bytes: nothing would ever change.
     rate_limit = CreditConfig(mode=CreditMode.FIXED, initial_credits=1000, max_credits=1000)
     run, _, _ = prepared(kit, Clock(), unchanged, rate_limit)
-    run.bytes_per_row = 1e9
+    run.memory.bytes_per_row = 1e9
     with pytest.raises(MemoryLimitError, match="a single record takes about"):
         runtime.deploy(run).wait()

@@ -76,7 +76,7 @@ def test_cancelling_aborts_the_sink_and_says_why(kit: SimpleNamespace, runtime: 
     assert "enough" in str(outcome.error)
     assert sink.calls == ["open", "abort"]
     assert source.open_partitions == 0
-    assert run.budget.reserved_bytes == 0
+    assert run.memory.budget.reserved_bytes == 0
 
 
 def test_a_paused_workflow_can_be_cancelled(kit: SimpleNamespace, runtime: LocalRuntime) -> None:

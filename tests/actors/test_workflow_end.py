@@ -309,7 +309,7 @@ def test_a_record_that_never_fits_is_refused_however_many_credits_come(
         memory_limit=100,
         workers=1,
     )
-    run.bytes_per_row = 1000.0  # as it is after a record that was larger than anybody could know
+    run.memory.bytes_per_row = 1000.0  # as it is after a record that was larger than anybody could know
     with pytest.raises(MemoryLimitError, match="a single record takes about 1000 B"):
         runtime.deploy(run).wait()
 

@@ -58,7 +58,7 @@ def test_every_record_arrives_once_and_in_order(
     assert outcome.files == ("out",)
     assert outcome.rows_in == outcome.rows_out == sum(sizes)
     assert source.open_partitions == 0
-    assert run.budget.reserved_bytes == 0
+    assert run.memory.budget.reserved_bytes == 0
 
 
 def test_a_slow_first_batch_does_not_change_the_order(kit: SimpleNamespace, runtime: LocalRuntime) -> None:
@@ -155,12 +155,12 @@ def test_a_stalled_sink_stops_the_source_after_a_few_batches(
     with source.lock:
         assert source.lock.wait_for(lambda: source.batches_read >= window, kit.PATIENCE_S)
     assert source.batches_read == window
-    assert run.budget.reserved_bytes <= window * 100 * 40
+    assert run.memory.budget.reserved_bytes <= window * 100 * 40
     gate.open()
     handle.wait()
     assert source.batches_read == 200
     assert sink.numbers == list(range(20_000))
-    assert run.budget.peak_bytes <= window * 100 * 40
+    assert run.memory.budget.peak_bytes <= window * 100 * 40
 
 
 def test_local_files_are_read_where_they_are_computed(kit: SimpleNamespace, runtime: LocalRuntime) -> None:
@@ -191,7 +191,7 @@ def test_a_failing_function_is_named_with_its_place_and_cause(
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert sink.calls == ["open", "abort"]
     assert source.open_partitions == 0
-    assert run.budget.reserved_bytes == 0
+    assert run.memory.budget.reserved_bytes == 0
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
@@ -376,8 +376,8 @@ def test_under_a_limit_reservations_stay_below_it_and_the_run_ends(
     run = kit.make_run(plan, memory_limit=limit_bytes)
     runtime.deploy(run).wait()
     assert sink.numbers == list(range(40_000))
-    assert run.budget.peak_bytes <= limit_bytes
-    assert run.budget.snapshot().overdraft_bytes == 0
+    assert run.memory.budget.peak_bytes <= limit_bytes
+    assert run.memory.budget.snapshot().overdraft_bytes == 0
 
 
 def test_a_result_that_is_kept_must_fit_the_limit(kit: SimpleNamespace, runtime: LocalRuntime) -> None:
@@ -539,11 +539,11 @@ def test_a_task_waits_for_memory_that_others_hold_and_is_refused_only_when_nobod
     own = run.admit("source-1", alone=True)
     assert own is not None and own.reservation is not None
     own.settle(0.0)
-    standing = run.budget.reserve("somebody for ever", run.budget.available_bytes or 0)
+    standing = run.memory.budget.reserve("somebody for ever", run.memory.budget.available_bytes or 0)
     assert standing is not None
     standing.correct(50_000_000)
     assert run.admit("source-1", alone=True) is None
     assert run.seconds_until_room("source-1", alone=True) is None  # nobody is on the way: it is refused
     standing.release()
     run.end()
-    assert run.budget.reserved_bytes == 0
+    assert run.memory.budget.reserved_bytes == 0

@@ -33,7 +33,9 @@ class Before:
         while world.prepared:  # through their sinks they keep every result
             run = world.prepared.pop()
             held = {
-                owner: size for owner, size in run.budget.snapshot().by_owner.items() if owner != "result"
+                owner: size
+                for owner, size in run.memory.budget.snapshot().by_owner.items()
+                if owner != "result"
             }
             if held:
                 problems.append(f"bytes are still reserved: {held}")

@@ -181,7 +181,7 @@ class _Trial:
     def _records_are_too_large(self) -> bool:
         """Whether the limit cannot hold a record for each task, which only reading could tell."""
         prepared, limit_bytes = self._world.prepared[-1], self._scenario.settings.memory_limit
-        return limit_bytes is not None and prepared.source_tasks * prepared.bytes_per_row > limit_bytes
+        return limit_bytes is not None and prepared.source_tasks * prepared.memory.bytes_per_row > limit_bytes
 
     def _judge_seen(self) -> list[str]:
         """Judge what a consumer saw until it left, or until the run failed: the beginning, nothing twice."""
