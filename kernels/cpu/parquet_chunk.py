@@ -43,6 +43,7 @@ Decompress = Callable[[int, int, int], pa.Buffer]
 
 _LEFT_TO_CALLER = max(CODECS.values()) + 1
 _VIEW_BYTES = 16
+_FURTHER_HEAPS = 4
 _MOST_OFFSET = (1 << 31) - 1  # of 4 bytes
 _PHYSICAL_BYTES = {"INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
 
@@ -266,9 +267,8 @@ class TextColumnDecoder(ColumnDecoder):
         if self._are_views:
             self._settle_page()
             self._page = None
-            self.state[STATE["dictionary_text_bytes"]] = (
-                0  # batches have the page, so each has its own memory
-            )
+            # Batches keep the page, so each has memory of its own.
+            self.state[STATE["dictionary_text_bytes"]] = 0
         return super().begin(size_bytes, codec, decompress, file=file, offset=offset)
 
     def expect(self, text_bytes: int) -> None:
@@ -352,6 +352,7 @@ class TextColumnDecoder(ColumnDecoder):
         before = None if self._are_views else self._heap
         used_bytes = 0 if before is None else before.size_bytes
         size_bytes = max(used_bytes + needed_bytes, self._expected_bytes, 2 * used_bytes)
+        self._expected_bytes //= _FURTHER_HEAPS  # it was wrong: what is still to come may be little
         if self._are_views or self.layout.result_bytes == 4:
             if used_bytes + needed_bytes > _MOST_OFFSET:
                 raise TextTooLongError
