@@ -59,7 +59,8 @@ def _taken_views(
     taken: list[Any] = []
     start = 0
     for chunk in column.chunks:
-        here = places[(places >= start) & (places < start + len(chunk))] - start
+        first, last = np.searchsorted(places, (start, start + len(chunk)))
+        here = places[first:last] - start
         start += len(chunk)
         _, views, *texts = chunk.buffers()
         if views is None or not len(here):

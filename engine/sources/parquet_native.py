@@ -46,6 +46,7 @@ __all__ = ["NativeColumns", "native_columns"]
 _ENCODINGS = frozenset({"PLAIN", "RLE", "PLAIN_DICTIONARY", "RLE_DICTIONARY"})
 _OLD_LEVELS = frozenset({"BIT_PACKED"})  # named by some writers for levels that a required column has not
 _TIMES = {"milliseconds": ("INT32", pa.time32("ms")), "microseconds": ("INT64", pa.time64("us"))}
+_MARGIN = 1.1  # by which the texts of a batch may be longer than those of the last one without a second heap
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
@@ -159,10 +160,12 @@ class NativeColumns:
         """
         columns = self._columns
         blocks = [column.acquire(rows) for column in columns]
+        first = self._row_group if self._left else None
         row = 0
         while row < rows:
             if not self._left:
                 self._next_row_group()
+                first = self._row_group if first is None else first
             count = min(rows - row, self._left)
             try:
                 self._decoder.read(count)
@@ -180,7 +183,7 @@ class NativeColumns:
             try:
                 results[column.field.name] = column.result(rows, *memory)
             except DamagedChunkError as error:
-                raise self._failure(column.field.name, error) from error
+                raise self._failure(column.field.name, error, first) from error
         return results
 
     def _next_row_group(self) -> None:
@@ -217,11 +220,16 @@ class NativeColumns:
             except DamagedChunkError as error:
                 raise self._failure(column.field.name, error) from error
 
-    def _failure(self, name: str, error: DamagedChunkError | TextTooLongError) -> ReadError:
-        shown = self._info.file.shown
+    def _failure(
+        self, name: str, error: DamagedChunkError | TextTooLongError, first: int | None = None
+    ) -> ReadError:
+        shown, groups = self._info.file.shown, self._info.metadata.num_row_groups
+        where = f"row group {self._row_group} of {groups}"
+        if first is not None and first != self._row_group:  # one of those that the rows come from
+            where = f"row groups {first} to {self._row_group} of {groups}"
         if isinstance(error, TextTooLongError):
             return ReadError(
-                f"{shown}: row group {self._row_group} of {self._info.metadata.num_row_groups}: column {name!r} has "
+                f"{shown}: {where}: column {name!r} has "
                 "texts so long that those of one batch take more than 2 GiB. Read it with decoder='pyarrow', or with "
                 "a smaller max_size in AdaptiveBatchingConfig."
             )
@@ -233,8 +241,8 @@ class NativeColumns:
                 return read_failure(shown, failure)
             return self._cut_short(error.offset, name)
         return ReadError(
-            f"{shown}: row group {self._row_group} of {self._info.metadata.num_row_groups} cannot be decoded: column "
-            f"{name!r}: {error}. The file is damaged, or uses an encoding that the decoder lacks."
+            f"{shown}: {where} cannot be decoded: column {name!r}: {error}. "
+            "The file is damaged, or uses an encoding that the decoder lacks."
         )
 
     def _cut_short(self, end: int, name: str) -> ReadError:
@@ -331,7 +339,7 @@ class _TextColumn(_Column):
         if not self._are_views:
             out += (rows + 1) * self._result_bytes - 4 * rows  # lengths first, at its end
         self.decoder.want(out, 0 if bitmap is None else bitmap.address)
-        self.decoder.expect(int(rows * self._row_bytes))
+        self.decoder.expect(int(rows * self._row_bytes * _MARGIN))
         return values, bitmap
 
     def check_read(self) -> None:
@@ -366,7 +374,7 @@ class _TextColumn(_Column):
         for text in texts:
             addresses.append(text.block.address if text.is_used else values.address)
             sizes.append(text.size_bytes if text.is_used else 0)
-        heap_bytes = sum(text.size_bytes for text in texts)
+        heap_bytes = sum(text.size_bytes for text in texts if not text.is_page)
         self._row_bytes = heap_bytes / rows
         result = HostColumn.from_buffers(self.field.type, rows, addresses, sizes, nulls, tuple(blocks))
         if may_be_no_text:

@@ -8,9 +8,9 @@ Does not cover shipping (`dataflare.kernels.memory.trimming`): there is nothing 
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -20,14 +20,16 @@ from dataflare.kernels.cpu.objects import load_or_compile
 from dataflare.kernels.cpu.parquet_texts import LONGEST_INLINE_BYTES
 from dataflare.kernels.cpu.routine import DECLARATIONS, Operand, Routine
 from dataflare.kernels.cpu.target import host_target
+from dataflare.kernels.llvm.target import Target
 from dataflare.kernels.memory.column import HostColumn, fixed_width_bytes
-from dataflare.kernels.memory.pool import HostBlock, default_pool
+from dataflare.kernels.memory.pool import HUGE_PAGE_BYTES, HostBlock, default_pool
 
 __all__ = ["compacted"]
 
 _BEARABLE_WASTE = 1.25
 _LEAST_WASTE_BYTES = 1 << 16  # of one column: below this, copying costs more than the memory is worth
 _VIEW_BYTES = 16
+_MOST_OFFSET = (1 << 31) - 1
 
 
 def compacted(column: HostColumn, *, to_pool: bool) -> HostColumn:
@@ -42,12 +44,16 @@ def compacted(column: HostColumn, *, to_pool: bool) -> HostColumn:
     """
     if column.held_bytes <= _BEARABLE_WASTE * column.nbytes + _LEAST_WASTE_BYTES:
         return column
-    if to_pool:
-        width_bytes = fixed_width_bytes(column.type)
-        if width_bytes is not None:
-            return _copied_values(column, width_bytes)
-        if _are_views(column.type):
-            return _copied_views(column)
+    to_pool = to_pool and column.nbytes < HUGE_PAGE_BYTES  # its larger blocks are whole huge pages
+    width_bytes = fixed_width_bytes(column.type)
+    if width_bytes is not None and to_pool:
+        return _copied_values(column, width_bytes)
+    if _are_views(column.type):
+        text_bytes, most_bytes = _long_text_bytes(column)
+        if text_bytes > most_bytes:
+            return _copied_views(column, None)
+        if to_pool:
+            return _copied_views(column, text_bytes)
     return HostColumn.from_arrow(_copied(column.to_arrow()))
 
 
@@ -62,36 +68,66 @@ def _copied_values(column: HostColumn, width_bytes: int) -> HostColumn:
     )
 
 
-def _copied_views(column: HostColumn) -> HostColumn:
-    copy_views = _functions().copy_views
+def _long_text_bytes(column: HostColumn) -> tuple[int, int]:
+    """Return the bytes of the texts outside of the views, and how many there may be for copying them to be of use.
+
+    Texts that many views share, as those of a dictionary, take more in a copy for each than where they are.
+    """
+    texts = column.to_arrow().buffers()[2:]
+    shared_bytes = sum(text.size for text in texts if text is not None)
+    return _copy(column, *_copied_validity(column), 0, 0), min(shared_bytes, _MOST_OFFSET)
+
+
+def _copied_views(column: HostColumn, text_bytes: int | None) -> HostColumn:
+    """Copy views, and their texts, of so many bytes; without these where it is None."""
     validity, bitmap, skip = _copied_validity(column)
     rows = skip + column.length
-    _, views_address, *texts = column.addresses
-    source = views_address + (column.offset - skip) * _VIEW_BYTES
-    buffers = (ctypes.c_int64 * len(texts))(*texts)
-    place = ctypes.addressof(buffers)
     pool = default_pool()
-    text_bytes = copy_views(source, rows, validity, place, 0, 0)
-    views, heap = pool.acquire(rows * _VIEW_BYTES), pool.acquire(text_bytes)
-    copy_views(source, rows, validity, place, views.address, heap.address)
+    views = pool.acquire(rows * _VIEW_BYTES)
     addresses, sizes = [validity, views.address], [(rows + 7) // 8, rows * _VIEW_BYTES]
-    if text_bytes:
-        addresses.append(heap.address)
-        sizes.append(text_bytes)
-    owner = (views, bitmap, heap if text_bytes else None)
+    if text_bytes is None:
+        source = column.addresses[1] + (column.offset - skip) * _VIEW_BYTES
+        ctypes.memmove(views.address, source, rows * _VIEW_BYTES)
+        for text in column.to_arrow().buffers()[2:]:
+            addresses.append(views.address if text is None else text.address)
+            sizes.append(0 if text is None else text.size)
+        owner: tuple[object, ...] = (views, bitmap, column)
+    else:
+        heap = pool.acquire(text_bytes)
+        _copy(column, validity, bitmap, skip, views.address, heap.address)
+        if text_bytes:
+            addresses.append(heap.address)
+            sizes.append(text_bytes)
+        owner = (views, bitmap, heap if text_bytes else None)
     return HostColumn.from_buffers(
         column.type, column.length, addresses, sizes, column.null_count, owner, skip
     )
 
 
+def _copy(
+    column: HostColumn, validity: int, bitmap: HostBlock | None, skip: int, views: int, heap: int
+) -> int:
+    """Call ``copy_views`` for a column; `bitmap` is what keeps the copied `validity`."""
+    source = column.addresses[1] + (column.offset - skip) * _VIEW_BYTES
+    texts = column.addresses[2:]
+    buffers = (ctypes.c_int64 * len(texts))(*texts)
+    place = ctypes.addressof(buffers)
+    return _functions().copy_views(source, skip + column.length, validity, place, views, heap)
+
+
 def _copied_validity(column: HostColumn) -> tuple[int, HostBlock | None, int]:
-    """Return the bitmap's address, what keeps it, and how many rows before the first are in it: part of a byte."""
+    """Return the bitmap's address, what keeps it, and how many rows before the first are in it: part of a byte.
+
+    Those rows are null, so that nothing of them is copied.
+    """
     if not column.null_count:
         return 0, None, 0
     skip = column.offset & 7
     size_bytes = (skip + column.length + 7) // 8
     bitmap = default_pool().acquire(size_bytes)
     ctypes.memmove(bitmap.address, column.addresses[0] + column.offset // 8, size_bytes)
+    first = ctypes.c_uint8.from_address(bitmap.address)
+    first.value &= 0xFF << skip & 0xFF
     return bitmap.address, bitmap, skip
 
 
@@ -120,9 +156,18 @@ class _Functions:
 _PROTOTYPE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 4)
 
 
-@lru_cache(maxsize=1)
+_lock = threading.Lock()
+_loaded: list[_Functions] = []
+
+
 def _functions() -> _Functions:
-    target = host_target()
+    with _lock:  # or code that a second thread has loaded as well would go while it runs
+        if not _loaded:
+            _loaded.append(_load(host_target()))
+        return _loaded[0]
+
+
+def _load(target: Target) -> _Functions:
     text = "\n\n".join([f'target triple = "{target.triple}"', DECLARATIONS, _copy_views()])
     code, _ = load_or_compile(text, target)
     return _Functions(code, code.function("copy_views", _PROTOTYPE))

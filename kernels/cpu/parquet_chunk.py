@@ -23,7 +23,7 @@ from dataflare.kernels.cpu.parquet_values import BIG_ENDIAN, GATHERS, PLAINS
 from dataflare.kernels.cpu.snappy import SNAPPY_SLACK_BYTES
 from dataflare.kernels.cpu.target import host_target
 from dataflare.kernels.llvm.target import Target
-from dataflare.kernels.memory.pool import HostBlock, default_pool
+from dataflare.kernels.memory.pool import SLACK_BYTES, HostBlock, default_pool
 
 __all__ = [
     "ChunkEndError",
@@ -44,6 +44,7 @@ Decompress = Callable[[int, int, int], pa.Buffer]
 _LEFT_TO_CALLER = max(CODECS.values()) + 1
 _VIEW_BYTES = 16
 _FURTHER_HEAPS = 4
+_MOST_EXPECTED_BYTES = 64 * 2**20  # whatever a footer says
 _MOST_OFFSET = (1 << 31) - 1  # of 4 bytes
 _PHYSICAL_BYTES = {"INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
 
@@ -240,9 +241,10 @@ class TextBuffer:
 
     block: HostBlock
     size_bytes: int
-    """That are texts, or a page with texts in it."""
-    is_used: bool = True
-    """Whether a text is in it that is not in its view already."""
+    """Of the texts, or of a page with texts in it."""
+    is_page: bool
+    is_used: bool = False
+    """Whether the batch has a text in it that is not in its view already."""
 
 
 class TextColumnDecoder(ColumnDecoder):
@@ -255,8 +257,10 @@ class TextColumnDecoder(ColumnDecoder):
     def __init__(self, layout: ValueLayout, *, optional: bool) -> None:
         super().__init__(layout, optional=optional)
         self._are_views = layout.text_kind == VIEWS
-        self._page: TextBuffer | None = None
+        self._page: HostBlock | None = None
+        self._page_bytes = 0
         self._buffers: list[TextBuffer] = []
+        self._of_page: TextBuffer | None = None
         self._heap: TextBuffer | None = None
         self._expected_bytes = 0
 
@@ -266,22 +270,21 @@ class TextColumnDecoder(ColumnDecoder):
         """See `ColumnDecoder.begin`."""
         if self._are_views:
             self._settle_page()
-            self._page = None
+            self._page = self._of_page = None
             # Batches keep the page, so each has memory of its own.
             self.state[STATE["dictionary_text_bytes"]] = 0
         return super().begin(size_bytes, codec, decompress, file=file, offset=offset)
 
     def expect(self, text_bytes: int) -> None:
-        """Begin a batch, after `want`; it may have so many bytes of text."""
+        """Begin a batch, after `want`; it may have so many bytes of text beside the dictionary's."""
         state = self.state
-        self._expected_bytes = text_bytes
-        self._heap = None
+        self._expected_bytes = min(text_bytes, _MOST_EXPECTED_BYTES)
+        self._heap = self._of_page = None
         self._buffers = []
         for name in ("heap", "heap_bytes", "heap_used", "not_ascii"):
             state[STATE[name]] = 0
         if self._page is not None and self._are_views:
-            self._buffers.append(self._page)
-            state[STATE["dictionary_number"]] = 0
+            self._refer_to_page(self._page)
 
     def check_dictionary(self) -> None:
         """Check that the texts of the dictionary are UTF-8.
@@ -309,7 +312,7 @@ class TextColumnDecoder(ColumnDecoder):
         self._settle_page()
         self._settle_heap()
         buffers = self._buffers
-        self._buffers, self._heap = [], None
+        self._buffers, self._heap, self._of_page = [], None, None
         while buffers and not buffers[-1].is_used:
             buffers.pop()
         return buffers
@@ -334,39 +337,45 @@ class TextColumnDecoder(ColumnDecoder):
         if entries_bytes > state[STATE["dictionary_bytes"]]:
             self._dictionary = default_pool().acquire(entries_bytes)
             state[STATE["dictionary"]] = self._dictionary.address
-            state[STATE["dictionary_bytes"]] = self._dictionary.capacity_bytes
-        size_bytes = state[STATE["uncompressed_bytes"]]
-        if size_bytes + SNAPPY_SLACK_BYTES > state[STATE["dictionary_text_bytes"]]:
-            page = TextBuffer(default_pool().acquire(size_bytes + SNAPPY_SLACK_BYTES), size_bytes)
-            state[STATE["dictionary_text"]] = page.block.address
-            state[STATE["dictionary_text_bytes"]] = page.block.capacity_bytes
-            self._page = page
+            # Without the slack, since short texts are copied from their entries in steps.
+            state[STATE["dictionary_bytes"]] = self._dictionary.capacity_bytes - SLACK_BYTES
+        self._page_bytes = state[STATE["uncompressed_bytes"]]
+        wanted_bytes = self._page_bytes + SNAPPY_SLACK_BYTES
+        if wanted_bytes > state[STATE["dictionary_text_bytes"]]:
+            page = self._page = default_pool().acquire(wanted_bytes)
+            state[STATE["dictionary_text"]] = page.address
+            state[STATE["dictionary_text_bytes"]] = page.capacity_bytes
             if self._are_views:
-                state[STATE["dictionary_number"]] = len(self._buffers)
-                self._buffers.append(page)
+                self._refer_to_page(page)
 
     def _serve_heap(self) -> None:
         state = self.state
-        needed_bytes = state[STATE["heap_needed"]]
         self._settle_heap()
         before = None if self._are_views else self._heap
         used_bytes = 0 if before is None else before.size_bytes
-        size_bytes = max(used_bytes + needed_bytes, self._expected_bytes, 2 * used_bytes)
+        least_bytes = used_bytes + state[STATE["heap_needed"]]
+        size_bytes = max(least_bytes, self._expected_bytes, used_bytes + used_bytes // 2)
         self._expected_bytes //= _FURTHER_HEAPS  # it was wrong: what is still to come may be little
         if self._are_views or self.layout.result_bytes == 4:
-            if used_bytes + needed_bytes > _MOST_OFFSET:
+            if least_bytes > _MOST_OFFSET:
                 raise TextTooLongError
             size_bytes = min(size_bytes, _MOST_OFFSET)
         block = default_pool().acquire(size_bytes)
         if before is not None:
             ctypes.memmove(block.address, before.block.address, used_bytes)
             self._buffers.clear()
-        self._heap = TextBuffer(block, used_bytes)
+        self._heap = TextBuffer(block, used_bytes, is_page=False)
         state[STATE["heap_number"]] = len(self._buffers)
         self._buffers.append(self._heap)
         state[STATE["heap"]] = block.address
         state[STATE["heap_bytes"]] = size_bytes
         state[STATE["heap_used"]] = used_bytes
+
+    def _refer_to_page(self, page: HostBlock) -> None:
+        self.state[STATE["dictionary_number"]] = len(self._buffers)
+        self.state[STATE["dictionary_used"]] = 0
+        self._of_page = TextBuffer(page, self._page_bytes, is_page=True)
+        self._buffers.append(self._of_page)
 
     def _settle_heap(self) -> None:
         if self._heap is not None:
@@ -374,8 +383,10 @@ class TextColumnDecoder(ColumnDecoder):
             self._heap.is_used = self._heap.size_bytes > 0
 
     def _settle_page(self) -> None:
-        if self._page is not None:
-            self._page.is_used = self.state[STATE["dictionary_longest"]] > LONGEST_INLINE_BYTES
+        if self._of_page is not None:
+            state = self.state
+            is_long = state[STATE["dictionary_longest"]] > LONGEST_INLINE_BYTES
+            self._of_page.is_used = is_long and state[STATE["dictionary_used"]] != 0
 
 
 def check_text(array: pa.Array[Any]) -> None:
@@ -445,7 +456,9 @@ class RowGroupDecoder:
         return next(column for column in self._columns if column.state[_ROWS])
 
 
-_PER_CHUNK = tuple(STATE[name] for name in ("unread_bytes", "has_dictionary", "payload", "page_left", "rows"))
+_PER_CHUNK = tuple(
+    STATE[name] for name in ("unread_bytes", "has_dictionary", "payload", "page_left", "rows", "step_rows")
+)
 _UNREAD, _FILE, _OFFSET, _POSITION, _END, _CODEC, _ROWS, _ROW, _OUT, _BITMAP, _NULLS, _PAGE_LEFT = (
     STATE[name]
     for name in (

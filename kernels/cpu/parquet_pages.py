@@ -19,6 +19,7 @@ from dataflare.kernels.cpu.parquet_header import (
 from dataflare.kernels.cpu.parquet_runs import (
     NO_RESULT,
     TILE_ROWS,
+    HybridStream,
     StreamOf,
     hybrid_globals,
     hybrid_routines,
@@ -32,14 +33,13 @@ from dataflare.kernels.cpu.parquet_values import (
     call_spread,
     value_routines,
 )
-from dataflare.kernels.cpu.routine import DECLARATIONS, Routine
+from dataflare.kernels.cpu.routine import DECLARATIONS, Operand, Routine
 from dataflare.kernels.cpu.snappy import SNAPPY_SLACK_BYTES, snappy_routine
 from dataflare.kernels.llvm.target import Target
 
 __all__ = ["decoder_text"]
 
 _PLAIN, _PLAIN_DICTIONARY, _RLE_DICTIONARY = 0, 2, 8
-_LEAST_TEXTS = 8  # that are gathered at once, as long as each might be
 
 
 def decoder_text(target: Target) -> str:
@@ -58,7 +58,6 @@ def decoder_text(target: Target) -> str:
             _next_page(),
             _begin_page(),
             _values(),
-            _text_room(),
             _load_dictionary(),
             _read_file(),
             _read(),
@@ -202,26 +201,33 @@ def _begin_page() -> str:
 
 
 def _values() -> str:
-    """Build ``values(state, count, out)``: the next `count` values of the page, one after the other."""
-    f = Routine("values", ("state", "count", "out"))
+    """Build ``values(state)``: the values of the step that are not done yet, to where the step's rows begin.
+
+    May come back for room on the heap; then it goes on where it stopped.
+    """
+    f = Routine("values", ("state",))
     state = ColumnState(f)
-    text_kind = state.text_kind.now
+    text_kind, result_bytes = state.text_kind.now, state.result_bytes.now
+    out = f.variable(state.out + (state.row + state.step_done) * result_bytes)
+    left = f.variable(state.step_valid - state.step_done)
     with f.when(state.is_indices.equals(0) & text_kind.differs(NO_TEXT)):
+        with f.when(state.values_end - state.values_position > state.heap_bytes - state.heap_used):
+            _ask_for_room(f, state, f.call("plain_bytes", f["state"], left))
         with f.when(text_kind.equals(VIEWS)):
-            f.finish(f.call("plain_views", f["state"], f["count"], f["out"]))
-        f.finish(f.call("plain_lengths", f["state"], f["count"], f["out"]))
+            f.finish(f.call("plain_views", f["state"], left, out))
+        f.finish(f.call("plain_lengths", f["state"], left, out))
     with f.when(state.is_indices.equals(0)):
-        size_bytes = f["count"] * state.stored_bytes
+        size_bytes = left * state.stored_bytes
         f.finish_when(size_bytes > (state.values_end - state.values_position), Status.VALUES)
         call_plain(
-            f, state.plain_kind.now, state.values_position.now, f["count"], f["out"], state.stored_bytes.now
+            f, state.plain_kind.now, state.values_position.now, left.now, out.now, state.stored_bytes.now
         )
         state.values_position.advance(size_bytes)
         f.finish(0)
     tile = f.stack(4 * (TILE_ROWS + 8))
-    left, out = f.variable(f["count"]), f.variable(f["out"])
     with f.loop(lambda: left.differs(0)):
         take = left.least(TILE_ROWS)
+        stream = state.stream("values").saved()
         f.finish_when(f.call("indices", f["state"], take, tile).equals(NO_RESULT), Status.VALUES)
         f.finish_when(f.call("highest", f.pointer(tile), take) >= state.dictionary_count, Status.INDEX)
         with f.when(text_kind.equals(NO_TEXT)):
@@ -229,30 +235,23 @@ def _values() -> str:
         with f.when(text_kind.equals(VIEWS)):
             dictionary = f.pointer(state.dictionary)
             f.call("gather_views", f.pointer(tile), take, dictionary, f.pointer(out), state.dictionary_number)
+            state.dictionary_used.set(1)
         with f.when(text_kind.equals(LENGTHS)):
+            needed = f.call("entry_bytes", f.pointer(tile), take, f.pointer(state.dictionary))
+            with f.when(needed > state.heap_bytes - state.heap_used):
+                HybridStream.restore(stream)
+            _ask_for_room(f, state, needed)
             f.call("gather_lengths", f["state"], tile, take, out)
         left.advance(0 - take)
-        out.advance(take * state.result_bytes)
+        state.step_done.advance(take)
+        out.advance(take * result_bytes)
     return f.build()
 
 
-def _text_room() -> str:
-    """Build ``text_room(state, count)``: how many of the next `count` texts have room; 0 where ``heap_needed`` is."""
-    f = Routine("text_room", ("state", "count"))
-    state = ColumnState(f)
-    count = f["count"]
-    room_bytes = state.heap_bytes - state.heap_used
-    with f.when(state.is_indices.equals(0)):
-        f.finish_when(state.values_end - state.values_position <= room_bytes, count)
-        state.heap_needed.set(f.call("plain_bytes", f["state"], count))
-        f.finish(f.chosen(state.heap_needed > room_bytes, 0, count))
-    f.finish_when(state.text_kind.equals(VIEWS), count)
-    # It is not known how long they are, only how long at most.
-    least = count.least(_LEAST_TEXTS)
-    state.heap_needed.set(least * state.dictionary_longest)
-    fits = (room_bytes // state.dictionary_longest).least(count)
-    f.finish(f.chosen(fits < least, 0, fits))
-    return f.build()
+def _ask_for_room(f: Routine, state: ColumnState, needed_bytes: Operand) -> None:
+    """Return from the function for room on the heap, where there is not enough."""
+    state.heap_needed.set(needed_bytes)
+    f.finish_when(needed_bytes > state.heap_bytes - state.heap_used, Status.HEAP)
 
 
 def _read_file() -> str:
@@ -298,20 +297,23 @@ def _read() -> str:
             status = f.call("begin_page", f["state"])
             f.finish_when(status.differs(0), status)
             f.go_on(again)
-        count = f.variable(state.rows.least(state.page_left))
-        with f.when(state.text_kind.differs(NO_TEXT)):  # before any of its streams moves on
-            count.set(f.call("text_room", f["state"], count))
-            f.finish_when(count.equals(0), Status.HEAP)
-        result_bytes = state.result_bytes.now
-        out = state.out + state.row * result_bytes
-        valid = f.variable(count)
-        with f.when(state.optional.differs(0)):
-            valid.set(f.call("levels", f["state"], count, state.bitmap, state.row))
-            f.finish_when(valid.equals(NO_RESULT), Status.LEVELS)
-        status = f.call("values", f["state"], valid, out)
+        with f.when(state.step_rows.equals(0)):
+            rows = state.rows.least(state.page_left)
+            state.step_valid.set(rows)
+            with f.when(state.optional.differs(0)):
+                valid = f.call("levels", f["state"], rows, state.bitmap, state.row)
+                f.finish_when(valid.equals(NO_RESULT), Status.LEVELS)
+                state.step_valid.set(valid)
+            state.step_done.set(0)
+            state.step_rows.set(rows)
+        status = f.call("values", f["state"])
         f.finish_when(status.differs(0), status)
+        count, valid = state.step_rows.now, state.step_valid.now
+        state.step_rows.set(0)
         with f.when(valid.differs(count)):
-            call_spread(f, result_bytes, out, valid.now, count, state.bitmap.now, state.row.now)
+            result_bytes = state.result_bytes.now
+            out = state.out + state.row * result_bytes
+            call_spread(f, result_bytes, out, valid, count, state.bitmap.now, state.row.now)
             state.nulls.advance(count - valid)
         state.row.advance(count)
         state.page_left.advance(0 - count)

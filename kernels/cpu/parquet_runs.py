@@ -43,6 +43,16 @@ class HybridStream:
     value: Variable
     """The repeated value; of packed bits how many values of the current group are done."""
 
+    def saved(self) -> list[tuple[Variable, Operand]]:
+        """Return where the stream is, for `restore`."""
+        return [(each, each.now) for each in (self.position, self.left, self.packed, self.value)]
+
+    @staticmethod
+    def restore(saved: list[tuple[Variable, Operand]]) -> None:
+        """Go back to where the stream was."""
+        for variable, value in saved:
+            variable.set(value)
+
 
 StreamOf = Callable[[Routine], HybridStream]
 """Gives a stream's state in a function."""

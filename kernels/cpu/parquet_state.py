@@ -38,11 +38,12 @@ _FIELDS = (
     "dictionary_text_bytes",  # that there is room for
     "dictionary_number",  # of the page among the buffers that the views of a batch refer to
     "dictionary_longest",
+    "dictionary_used",  # whether a view of the batch refers to the page
     "dictionary_not_ascii",  # bits of bytes over 127; those of a batch's other texts are in `not_ascii`
     "heap",
     "heap_bytes",  # that there is room for
     "heap_used",
-    "heap_needed",  # room that is missing
+    "heap_needed",  # room that there has to be
     "heap_number",
     "not_ascii",
     "scratch",
@@ -67,6 +68,10 @@ _FIELDS = (
     # The page's content, decompressed; 0 before there is one.
     "payload",
     "payload_end",
+    # Rows of the page that are worked on: how many, of which so many are not null, of which so many are done.
+    "step_rows",
+    "step_valid",
+    "step_done",
     # What is left of the page.
     "page_left",
     "is_indices",
@@ -100,7 +105,7 @@ class Status:
     FILE = 5
     """The file cannot be read, or ends early; ``unread_bytes`` says how much is missing."""
     HEAP = 6
-    """The memory for texts has not ``heap_needed`` bytes left."""
+    """The memory for texts has less than ``heap_needed`` bytes left."""
     HEADER = 16
     BEYOND = 17
     SNAPPY = 18

@@ -42,6 +42,7 @@ def text_routines() -> list[str]:
         _plain_bytes(),
         _plain("plain_views", as_views=True),
         _plain("plain_lengths", as_views=False),
+        _ENTRY_BYTES,
         _gather_views(),
         _gather_lengths(),
         _offsets(),
@@ -93,7 +94,7 @@ def _entries() -> str:
     start = state.dictionary_text.now
     end = f["end"]
     position, out, left = f.variable(start), f.variable(state.dictionary), f.variable(state.page_rows)
-    longest, bits = f.variable(1), f.variable(0)  # even of empty ones a heap is wanted
+    longest, bits = f.variable(0), f.variable(0)
     with f.loop(lambda: left.differs(0)):
         f.finish_when(end - position < 4, Status.VALUES)
         length, text = f.load(position, 32), position + 4
@@ -185,6 +186,29 @@ def _copy_text(f: Routine, target: Operand, source: Operand, length: Operand, en
             done.advance(REACH_BYTES)
     with f.when(f.opposite(reaches)):
         f.copy(target, source, length)
+
+
+_ENTRY_BYTES = """\
+define internal i64 @entry_bytes(ptr noalias %indices, i64 %count, ptr noalias %dictionary) nounwind {
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %i.next, %loop ]
+  %total = phi i64 [ 1, %entry ], [ %total.next, %loop ]
+  %index.p = getelementptr i32, ptr %indices, i64 %i
+  %index.n = load i32, ptr %index.p, align 4
+  %index = zext i32 %index.n to i64
+  %length.p = getelementptr [4 x i32], ptr %dictionary, i64 %index, i64 0
+  %length.n = load i32, ptr %length.p, align 8
+  %length = zext i32 %length.n to i64
+  %total.next = add i64 %total, %length
+  %i.next = add nuw i64 %i, 1
+  %more = icmp ult i64 %i.next, %count
+  br i1 %more, label %loop, label %done
+done:
+  ret i64 %total.next
+}"""
+"""Bytes of the entries that at least one index stands for, and one more: even empty ones want a heap."""
 
 
 def _gather_views() -> str:

@@ -40,7 +40,7 @@ SLACK_BYTES: Final = 64
 """Writable bytes after the ones asked for, because SIMD kernels store whole vectors."""
 
 HUGE_PAGE_BYTES: Final = 2 << 20
-"""Blocks of at least this size are mapped on their own, aligned to it, and advised to use huge pages."""
+"""Blocks of more than this are whole huge pages: aligned to them, and advised to use them."""
 
 _SMALLEST_CLASS_BYTES: Final = 256
 # From here on blocks are mapped on their own: what the C library gets back between blocks that are in use, it keeps.

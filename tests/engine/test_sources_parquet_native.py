@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataflare.kernels.errors import ReadError
+from dataflare.kernels.memory.guarded import GuardedPool
 from dataflare.kernels.memory.pool import default_pool
 from dataflare.sources.agreement import same_family
 from dataflare.sources.parquet import ParquetSource
@@ -251,6 +252,36 @@ def test_batches_share_the_page_of_a_dictionary_of_views(tmp_path: Path) -> None
     first, second = (batch.to_arrow()["s"].buffers() for batch in list(part.read(lambda: rows // 2)))
     assert len(first) == len(second) == 3
     assert first[2].address == second[2].address
+    assert first[2].size == second[2].size < 1_000
+
+
+def test_batches_keep_no_page_that_they_do_not_refer_to(tmp_path: Path) -> None:
+    """Neither that of the row group before, nor that of a dictionary that has been given up."""
+    texts = [f"a text that is longer than a view {i}" for i in range(60_000)]
+    table = pa.table({"s": pa.array(texts, pa.string_view())})
+    path = tmp_path / "a.parquet"
+    pq.write_table(
+        table, path, row_group_size=20_000, dictionary_pagesize_limit=50_000, data_page_size=10_000
+    )
+    (part,) = opened(path).partitions()
+    batches = [batch.to_arrow()["s"] for batch in part.read(lambda: 20_000)]
+    assert pa.chunked_array(batches).to_pylist() == texts
+    for batch in batches:
+        referred = set(np.frombuffer(batch.buffers()[1], "<i4")[2::4].tolist())
+        kept = [number for number, text in enumerate(batch.buffers()[2:]) if text.size]
+        assert referred == set(kept)
+
+
+def test_entries_lie_where_a_step_too_far_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second, larger dictionary takes the memory of the first one only where a copy in steps has room."""
+    pool = GuardedPool("end")
+    monkeypatch.setattr("dataflare.kernels.cpu.parquet_chunk.default_pool", lambda: pool)
+    texts = [f"{i}" for i in range(1_000)] + [f"{i}" for i in range(1_004)]
+    path = tmp_path / "a.parquet"
+    with pq.ParquetWriter(path, pa.schema([("s", pa.string())])) as writer:
+        for part in (texts[:1_000], texts[1_000:]):
+            writer.write_table(pa.table({"s": part}))
+    assert read(opened(path))["s"].to_pylist() == texts
 
 
 def test_short_texts_keep_no_memory_beside_their_views(tmp_path: Path) -> None:

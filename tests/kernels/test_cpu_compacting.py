@@ -11,12 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataflare.kernels.cpu.compacting import _copied_values, _copied_views, compacted
+from dataflare.kernels.cpu.compacting import _copied_values, _copied_views, _long_text_bytes, compacted
 from dataflare.kernels.memory.column import HostColumn
 from dataflare.kernels.memory.pool import HostPool
 from dataflare.testing import arrays
 
 ROWS = 200_000
+
+
+def copied_views(column: HostColumn) -> HostColumn:
+    text_bytes, _ = _long_text_bytes(column)
+    return _copied_views(column, text_bytes)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +68,7 @@ def test_a_copy_is_equal_at_any_offset(data: st.DataObject, data_type: pa.DataTy
     start = data.draw(st.integers(0, rows))
     column = HostColumn.from_arrow(array).slice(start, rows - start)
     copy = (
-        _copied_views(column)
-        if "view" in str(data_type)
-        else _copied_values(column, data_type.bit_width // 8)
+        copied_views(column) if "view" in str(data_type) else _copied_values(column, data_type.bit_width // 8)
     )
     assert copy.to_arrow().equals(array.slice(start))
     copy.to_arrow().validate(full=True)
@@ -92,7 +95,7 @@ def test_nothing_beside_a_text_is_read(lengths: list[int], parts: int) -> None:
     page = pa.foreign_buffer(end - len(joined), len(joined), base=pages)
     buffers = [*[pa.py_buffer(b"other text")] * parts, page]
     array = pa.Array.from_buffers(pa.binary_view(), len(texts), [None, pa.py_buffer(bytes(views)), *buffers])
-    assert _copied_views(HostColumn.from_arrow(array)).to_arrow().to_pylist() == texts
+    assert copied_views(HostColumn.from_arrow(array)).to_arrow().to_pylist() == texts
 
 
 def test_what_is_under_nulls_is_not_looked_at() -> None:
@@ -100,6 +103,38 @@ def test_what_is_under_nulls_is_not_looked_at() -> None:
     good = pa.array(["a text that is longer than a view"], pa.string_view()).buffers()
     views = junk + bytes(memoryview(good[1])) + junk
     array = pa.Array.from_buffers(pa.string_view(), 3, [pa.py_buffer(b"\2"), pa.py_buffer(views), good[2]])
-    got = _copied_views(HostColumn.from_arrow(array)).to_arrow()
+    got = copied_views(HostColumn.from_arrow(array)).to_arrow()
     got.validate(full=True)
     assert got.to_pylist() == [None, "a text that is longer than a view", None]
+
+
+@pytest.mark.parametrize("to_pool", [True, False])
+def test_texts_that_views_share_are_not_copied_for_each(to_pool: bool) -> None:
+    """One text of 8 KiB for 300,000 views would be 2.5 GB, more than a view's offset can count."""
+    text = pa.py_buffer(b"t" * 8_192)
+    view = (8_192).to_bytes(4, "little") + b"tttt" + bytes(8)
+    pool = HostPool()
+    block = pool.acquire(16 * 1_000_000)
+    ctypes.memmove(block.address, view * 300_000, 16 * 300_000)
+    column = HostColumn.from_buffers(
+        pa.string_view(),
+        300_000,
+        [0, block.address, text.address],
+        [0, 16 * 300_000, 8_192],
+        0,
+        (block, text),
+    )
+    del block
+    small = compacted(column, to_pool=to_pool)
+    del column
+    assert pool.statistics().in_use_bytes in (0, 16 * 2**20)
+    assert small.held_bytes <= 8 * 2**20
+    assert small.to_arrow().slice(0, 1_000).cast(pa.string()).unique().to_pylist() == ["t" * 8_192]
+
+
+def test_the_texts_of_rows_before_a_slice_are_not_copied() -> None:
+    texts = ["x" * 1_000_000] * 7 + ["a text that is longer than a view", None] * 1_000
+    column = HostColumn.from_arrow(pa.array(texts, pa.string_view())).slice(7, 2_000)
+    small = copied_views(column)
+    assert small.held_bytes < 200_000
+    assert small.to_arrow().to_pylist() == texts[7:]

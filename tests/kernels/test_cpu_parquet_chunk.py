@@ -25,7 +25,7 @@ from dataflare.kernels.cpu.parquet_chunk import (
     TextTooLongError,
     ValueLayout,
 )
-from dataflare.kernels.cpu.parquet_state import STATE
+from dataflare.kernels.cpu.parquet_state import STATE, Status
 from dataflare.kernels.cpu.target import host_target
 
 PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY = 0, 2, 3, 8
@@ -463,6 +463,24 @@ def test_texts_that_offsets_cannot_count(monkeypatch: pytest.MonkeyPatch) -> Non
             decode_texts(chunk, 20, pa.string())
         assert decode_texts(chunk, 20, pa.large_string()) == texts
     assert decode_texts(indexed, 20, pa.string_view()) == texts
+    short = dictionary_page(2, plain_texts([b"a", b"b" * 600]))
+    short += data_page(20, RLE_DICTIONARY, b"\1\x26\0\2\1")  # one long entry among short ones has room
+    assert decode_texts(short, 20, pa.string()) == [b"a"] * 19 + [b"b" * 600]
+
+
+def test_one_long_entry_does_not_make_all_of_them_costly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much room there has to be is asked by what the indices say, not by what they might."""
+    served = []
+    serve = TextColumnDecoder.serve
+    monkeypatch.setattr(
+        TextColumnDecoder, "serve", lambda self, status: (served.append(status), serve(self, status))
+    )
+    entries = [b"short text", b"a long text" * 1_000]
+    indices = [("packed", [0] * 40_000), ("same", [1])]
+    chunk = dictionary_page(2, plain_texts(entries))
+    chunk += data_page(40_001, RLE_DICTIONARY, b"\1" + hybrid(indices, 1))
+    assert decode_texts(chunk, 40_001, pa.string()) == [entries[0]] * 40_000 + [entries[1]]
+    assert served.count(Status.HEAP) < 20
 
 
 @given(
