@@ -46,7 +46,7 @@ __all__ = ["NativeColumns", "native_columns"]
 _ENCODINGS = frozenset({"PLAIN", "RLE", "PLAIN_DICTIONARY", "RLE_DICTIONARY"})
 _OLD_LEVELS = frozenset({"BIT_PACKED"})  # named by some writers for levels that a required column has not
 _TIMES = {"milliseconds": ("INT32", pa.time32("ms")), "microseconds": ("INT64", pa.time64("us"))}
-_MARGIN = 1.1  # by which the texts of a batch may be longer than those of the last one without a second heap
+_MARGIN = 1.06  # by which the texts of a batch may be longer than those of the last one without a second heap
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 

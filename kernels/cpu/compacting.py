@@ -26,7 +26,7 @@ from dataflare.kernels.memory.pool import HUGE_PAGE_BYTES, HostBlock, default_po
 
 __all__ = ["compacted"]
 
-_BEARABLE_WASTE = 1.25
+_BEARABLE_WASTE = 1.5
 _LEAST_WASTE_BYTES = 1 << 16  # of one column: below this, copying costs more than the memory is worth
 _VIEW_BYTES = 16
 _MOST_OFFSET = (1 << 31) - 1
