@@ -206,11 +206,20 @@ class ParquetSource:
         stored_bytes = info.stored_bytes(group, [*native, *plan.decoders.polars])
         stored_bytes += sum(self._page_bytes(info, group, name) for name in native)
         table_bytes = info.decoded_bytes(group, tables)
-        if len(plan.row_groups) > 1 and tables:
-            table_bytes = max(table_bytes, self._block_bytes)
+        if tables:
+            table_bytes = max(table_bytes, self._together_bytes(plan, tables))
         if table_bytes > _STRETCHED_BLOCKS * self._block_bytes:
             table_bytes = self._block_bytes
         return stored_bytes + _TABLE_COPIES * table_bytes
+
+    def _together_bytes(self, plan: _FilePlan, names: Sequence[str]) -> int:
+        """Return what row groups that are read together take: a block, or all of them."""
+        together_bytes = 0
+        for group in plan.row_groups:
+            together_bytes += plan.info.decoded_bytes(group, names)
+            if together_bytes >= self._block_bytes:
+                return self._block_bytes
+        return together_bytes
 
     def _page_bytes(self, info: ParquetFileInfo, group: int, name: str) -> int:
         """Return what DataFlare's own decoder has of one column beside the stored chunk and the batch."""

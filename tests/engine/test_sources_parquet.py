@@ -466,3 +466,13 @@ def test_a_row_group_too_large_to_hold_as_it_is_in_the_file_is_read_page_by_page
             row += batch.num_rows
     assert row == rows
     assert most < table.nbytes / 3
+
+
+def test_reading_a_small_file_takes_no_more_than_all_of_it(tmp_path: Path) -> None:
+    table = pa.table({"l": [[i] for i in range(1_000)]})
+    source = ParquetSource.open(write(tmp_path / "a.parquet", table, row_group_size=100))
+    assert 0 < source.reading_bytes <= 4 * source.size_bytes
+    many = ParquetSource.open(
+        write(tmp_path / "b.parquet", pa.table({"l": [[i] for i in range(20_000)]}), row_group_size=100)
+    )
+    assert many.with_blocks(2**16).reading_bytes == 4 * 2**16  # tables of about a block, and copies on the way
