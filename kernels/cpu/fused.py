@@ -160,9 +160,16 @@ class CpuProgram:
 
     # --------------------------------------------------------------------------------- dictionary columns
 
-    def dictionary_table(self, op: StringOp, dictionary: HostColumn) -> HostBlock:
-        """Return the results of a string operation for each distinct value, computed once per dictionary."""
-        known = self._dictionary_results.find(op, dictionary)
+    def dictionary_function(self, op: StringOp) -> str:
+        """Return the name of the function that computes a string operation for the values of a dictionary."""
+        return self._generated.dictionary_functions[op]
+
+    def dictionary_table(self, name: str, op: StringOp, dictionary: HostColumn) -> HostBlock:
+        """Return the results of a string operation for each distinct value, computed once per dictionary.
+
+        ``name`` is that of its function, by which it is known: some operations take microseconds to be hashed.
+        """
+        known = self._dictionary_results.find(name, dictionary)
         if known is not None:
             return known
         rows = dictionary.length
@@ -174,11 +181,11 @@ class CpuProgram:
         arguments = struct.pack(f"<{len(slots)}q", *map(_signed, slots))
         buffer = ctypes.create_string_buffer(arguments, len(arguments))
         address = ctypes.addressof(buffer)
-        function = self._loaded.function(self._generated.dictionary_functions[op], jit.STRING_KERNEL)
+        function = self._loaded.function(name, jit.STRING_KERNEL)
         function(address, address, 0, rows, block.address)
         if result_bits(op) == 1:
             block = _packed(block, max(1, rows))
-        self._dictionary_results.keep(op, dictionary, block)
+        self._dictionary_results.keep(name, dictionary, block)
         return block
 
 
@@ -374,6 +381,7 @@ def _filler(owner: CpuProgram, layout: ColumnLayout) -> Filler:
         return bits
     if layout.form is ColumnForm.DICTIONARY:
         index_width = layout.type.index_type.bit_width // 8
+        named = [(owner.dictionary_function(op), op) for op in layout.tables]
 
         def dictionary(column: HostColumn, slots: list[int], keep: list[object]) -> None:
             validity, indices = column.addresses[:2]
@@ -381,8 +389,8 @@ def _filler(owner: CpuProgram, layout: ColumnLayout) -> Filler:
             slots.append(validity + (offset >> 3) if validity else 0)
             slots.append(offset & 7 if validity else 0)
             slots.append(indices + offset * index_width)
-            for op in layout.tables:
-                table = owner.dictionary_table(op, column.dictionary)
+            for name, op in named:
+                table = owner.dictionary_table(name, op, column.dictionary)
                 keep.append(table)
                 slots.append(table.address)
 

@@ -475,4 +475,6 @@ def test_reading_a_small_file_takes_no_more_than_all_of_it(tmp_path: Path) -> No
     many = ParquetSource.open(
         write(tmp_path / "b.parquet", pa.table({"l": [[i] for i in range(20_000)]}), row_group_size=100)
     )
-    assert many.with_blocks(2**16).reading_bytes == 4 * 2**16  # tables of about a block, and copies on the way
+    assert (
+        many.with_blocks(2**16).reading_bytes == 4 * 2**16
+    )  # tables of about a block, and copies on the way
