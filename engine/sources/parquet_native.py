@@ -323,9 +323,8 @@ class _TextColumn(_Column):
         self._are_views = stored.layout.text_kind == VIEWS
         self._is_text = same_family(field.type, pa.string())
         chunk = first.column(stored.leaf)
-        self._row_bytes = chunk.total_uncompressed_size / max(
-            1, first.num_rows
-        )  # the last batch tells better
+        # Of texts; the last batch tells better.
+        self._row_bytes = chunk.total_uncompressed_size / max(1, first.num_rows)
 
     def _new_decoder(self, stored: StoredColumn) -> TextColumnDecoder:
         return TextColumnDecoder(stored.layout, optional=stored.is_optional)
