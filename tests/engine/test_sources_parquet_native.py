@@ -69,8 +69,8 @@ def sample(rows: int, seed: int, *, nulls: float, distinct: int) -> pa.Table:
         valid = random.random(rows) >= (nulls if field.nullable else 0.0)
         if same_family(field.type, pa.string()) or same_family(field.type, pa.binary()):
             texts = [f"{number:x} é" * (number % 9) for number in random.integers(0, 2**20, distinct)]
-            chosen = [texts[index] for index in random.integers(0, distinct, rows)]
-            text = pa.array(chosen, pa.large_string(), mask=~valid)
+            places = pa.array(random.integers(0, distinct, rows), mask=~valid)
+            text = pa.array(texts, pa.large_string()).take(places)
             columns.append(text.cast(pa.large_binary()).cast(field.type))
             continue
         width_bits = field.type.bit_width
