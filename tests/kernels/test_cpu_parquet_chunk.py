@@ -384,6 +384,15 @@ def test_big_endian_decimals_of_every_length(
     ] == numbers
 
 
+def damaged(data: st.DataObject, chunk: bytes) -> bytes:
+    """Draw other bytes in some places, the page headers' more often, and perhaps an early end."""
+    changed = bytearray(chunk)
+    for _ in range(data.draw(st.integers(1, 6))):
+        place = data.draw(st.integers(0, min(len(changed), 80) - 1) | st.integers(0, len(changed) - 1))
+        changed[place] = data.draw(st.integers(0, 255))
+    return bytes(changed[: data.draw(st.integers(0, len(changed)) | st.just(len(changed)))])
+
+
 def plain_texts(texts: Sequence[bytes]) -> bytes:
     return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
 
@@ -509,17 +518,11 @@ def test_damaged_texts_never_reach_other_memory(
         values, encoding = bytes([5]) + hybrid(indices, 5), RLE_DICTIONARY
         first = dictionary_page(20, plain_texts([b"e" * (2 * index) for index in range(20)]), codec)
     spaced = hybrid(levels, 1) if optional else None
-    chunk = bytearray(first + data_page(rows, encoding, values, spaced, codec=codec))
-    for _ in range(data.draw(st.integers(1, 6))):
-        place = data.draw(st.integers(0, min(len(chunk), 80) - 1) | st.integers(0, len(chunk) - 1))
-        chunk[place] = data.draw(st.integers(0, 255))
-    cut = data.draw(st.integers(0, len(chunk)) | st.just(len(chunk)))
+    chunk = damaged(data, first + data_page(rows, encoding, values, spaced, codec=codec))
     name = "UNCOMPRESSED" if codec is None else codec.upper()
     for data_type in TEXTS:
         try:
-            decode_texts(
-                bytes(chunk[:cut]), rows, data_type, optional=optional, codec=name, steps=[rows // 3]
-            )
+            decode_texts(chunk, rows, data_type, optional=optional, codec=name, steps=[rows // 3])
         except DamagedChunkError:
             continue
 
@@ -646,16 +649,12 @@ def test_damaged_bytes_never_reach_other_memory(
         values, encoding = bytes([6]) + hybrid(indices, 6), RLE_DICTIONARY
         first = dictionary_page(40, bytes(320), codec)
     spaced = hybrid(levels, 1) if optional else None
-    chunk = bytearray(first + data_page(rows, encoding, values, spaced, version=version, codec=codec))
-    for _ in range(data.draw(st.integers(1, 6))):
-        place = data.draw(st.integers(0, min(len(chunk), 80) - 1) | st.integers(0, len(chunk) - 1))
-        chunk[place] = data.draw(st.integers(0, 255))
-    cut = data.draw(st.integers(0, len(chunk)) | st.just(len(chunk)))
+    chunk = damaged(data, first + data_page(rows, encoding, values, spaced, version=version, codec=codec))
     name = "UNCOMPRESSED" if codec is None else codec.upper()
     for layout in (INT64, ValueLayout.of("FIXED_LEN_BYTE_ARRAY", 8, pa.decimal128(18))):
         assert layout is not None
         try:
-            decode(bytes(chunk[:cut]), rows, layout, optional=optional, codec=name, steps=[rows // 3])
+            decode(chunk, rows, layout, optional=optional, codec=name, steps=[rows // 3])
         except DamagedChunkError:
             continue
 
