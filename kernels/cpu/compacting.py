@@ -88,10 +88,15 @@ def _copied_views(column: HostColumn, text_bytes: int | None) -> HostColumn:
     if text_bytes is None:
         source = column.addresses[1] + (column.offset - skip) * _VIEW_BYTES
         ctypes.memmove(views.address, source, rows * _VIEW_BYTES)
+        owner: tuple[object, ...] = (views, bitmap)
         for text in column.to_arrow().buffers()[2:]:
-            addresses.append(views.address if text is None else text.address)
-            sizes.append(0 if text is None else text.size)
-        owner: tuple[object, ...] = (views, bitmap, column)
+            if text is None or not text.size:
+                addresses.append(views.address)
+                sizes.append(0)
+                continue
+            addresses.append(text.address)
+            sizes.append(text.size)
+            owner += (column.keeper(text.address),)  # not what else the column keeps alive
     else:
         heap = pool.acquire(text_bytes)
         _copy(column, validity, bitmap, skip, views.address, heap.address)

@@ -288,10 +288,22 @@ class HostColumn:
 
         A slice, or what a filter has left of a batch, can hold many times its `nbytes`.
         """
+        blocks = [block.capacity_bytes for block in self._blocks()]
         root = self if self._root is None else self._root
-        owners = root._owner if isinstance(root._owner, tuple) else (root._owner,)
-        blocks = [owner.capacity_bytes for owner in owners if isinstance(owner, HostBlock)]
         return sum(blocks) if blocks else root.to_arrow().get_total_buffer_size()
+
+    def keeper(self, address: int) -> object:
+        """Return what keeps the memory at one of `addresses` alive: its block, or else the whole column."""
+        for block in self._blocks():
+            if block.address <= address < block.address + block.capacity_bytes:
+                return block
+        return self if self._root is None else self._root
+
+    def _blocks(self) -> list[HostBlock]:
+        owner = self._owner if self._root is None else self._root._owner
+        return [
+            each for each in (owner if isinstance(owner, tuple) else (owner,)) if isinstance(each, HostBlock)
+        ]
 
     def slice(self, start: int, length: int) -> HostColumn:
         """Return ``length`` rows from row ``start`` on, sharing memory; the column must have them."""

@@ -138,3 +138,19 @@ def test_the_texts_of_rows_before_a_slice_are_not_copied() -> None:
     small = copied_views(column)
     assert small.held_bytes < 200_000
     assert small.to_arrow().to_pylist() == texts[7:]
+
+
+def test_of_shared_texts_only_their_own_block_is_kept() -> None:
+    pool = HostPool()
+    values, page = pool.acquire(16 * ROWS), pool.acquire(1_000)
+    ctypes.memset(page.address, ord("t"), 1_000)
+    view = (1_000).to_bytes(4, "little") + b"tttt" + (1).to_bytes(4, "little") + bytes(4)
+    ctypes.memmove(values.address, view * 100, 16 * 100)
+    addresses, sizes = [0, values.address, values.address, page.address], [0, 16 * 100, 0, 1_000]
+    column = HostColumn.from_buffers(pa.string_view(), 100, addresses, sizes, 0, (values, page))
+    page_bytes = page.capacity_bytes
+    del values, page
+    small = compacted(column, to_pool=True)
+    del column
+    assert pool.statistics().in_use_bytes == page_bytes
+    assert small.to_arrow().cast(pa.string()).to_pylist() == ["t" * 1_000] * 100
